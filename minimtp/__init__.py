@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # for editors and type checkers: the same names as in _HOME_OF
     from minimtp.decode.decoder import Decoder as Decoder
-    from minimtp.decode.decoder import DraftConfig as DraftConfig
     from minimtp.decode.decoder import generate as generate
+    from minimtp.decode.drafters.config import DraftConfig as DraftConfig
     from minimtp.decode.sampling.params import SamplingParams as SamplingParams
     from minimtp.errors import UserError as UserError
     from minimtp.formats.export import export as export
@@ -31,7 +31,7 @@ __version__ = "0.2.0"
 
 _HOME_OF = {
     "Decoder": "minimtp.decode.decoder",
-    "DraftConfig": "minimtp.decode.decoder",
+    "DraftConfig": "minimtp.decode.drafters.config",
     "LoadedModel": "minimtp.model.loaded",
     "Recipe": "minimtp.training.recipe",
     "SamplingParams": "minimtp.decode.sampling.params",

@@ -12,7 +12,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 import minimtp
 from minimtp.backend import numpy as np
-from minimtp.decode.decoder import Decoder, DraftConfig
+from minimtp.decode.decoder import Decoder
+from minimtp.decode.drafters.config import DraftConfig
 from minimtp.engine.tensor import Tensor
 from minimtp.errors import UserError
 from minimtp.formats.gguf.writer import caveats

@@ -21,6 +21,7 @@ INTRODUCES = (
     "minimtp.decode.drafters.combined",
     "minimtp.model.draft_head",
     "minimtp.decode.drafters.registry",
+    "minimtp.decode.drafters.config",
     "minimtp.decode.decoder",
     "minimtp.bench.interleaved",
     "minimtp.bench.agreement",

@@ -32,8 +32,9 @@ from minimtp.files import kind_at
 if TYPE_CHECKING:
     from minimtp.backend import Array
     from minimtp.decode.batch import Batch
-    from minimtp.decode.decoder import Decoder, DraftConfig
+    from minimtp.decode.decoder import Decoder
     from minimtp.decode.display.trace import Trace
+    from minimtp.decode.drafters.config import DraftConfig
     from minimtp.decode.drafters.drafter import Drafter
     from minimtp.decode.generation import Generation
     from minimtp.training.data.tokenizer import Tokenizer
@@ -134,7 +135,7 @@ def _title(drafter: "Drafter | None", loaded: "LoadedRun", chosen: str) -> str:
 def chosen_drafting(options: argparse.Namespace, loaded: "LoadedRun") -> "DraftConfig":
     """Return how to draft for the loaded model. Raises UserError if a path holds no drafter."""
     import minimtp
-    from minimtp.decode.decoder import DraftConfig
+    from minimtp.decode.drafters.config import DraftConfig
     from minimtp.decode.drafters.registry import AUTO, TITLES
 
     kind, _, path = options.draft.partition(":")
@@ -254,8 +255,9 @@ def _write_trace(
     """
     from minimtp import kernels
     from minimtp.backend import choose_device
-    from minimtp.decode.decoder import Decoder, DraftConfig
+    from minimtp.decode.decoder import Decoder
     from minimtp.decode.display.trace import TRACE, describe, page
+    from minimtp.decode.drafters.config import DraftConfig
     from minimtp.files import write_text
 
     settings = decoding_settings(options)

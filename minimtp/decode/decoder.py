@@ -1,32 +1,26 @@
 """The public interface: from a loaded model to a decoder, and from a prompt to text."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
 from minimtp.arguments import (
     TEXT,
     THREADS,
     Kind,
-    as_whole,
-    check_fields,
     checked_arguments,
     instance,
-    number,
-    one_of,
     optional,
-    refuse,
     several,
     whole,
 )
 from minimtp.backend import array_module
 from minimtp.backend import numpy as np
 from minimtp.decode.batch import Batch, start_batch
+from minimtp.decode.drafters.config import DEFAULT_DRAFT, NO_DRAFT, DraftConfig
 from minimtp.decode.drafters.drafter import Drafter
-from minimtp.decode.drafters.function import DraftFunction, FunctionDrafter
+from minimtp.decode.drafters.function import FunctionDrafter
 from minimtp.decode.drafters.heads import head_drafter
-from minimtp.decode.drafters.lookup import MEMORY
-from minimtp.decode.drafters.registry import AUTO, TITLES, make_drafter
+from minimtp.decode.drafters.registry import AUTO, make_drafter
 from minimtp.decode.generation import Generation
 from minimtp.decode.logits_processors import PENALTY, RepetitionPenalty
 from minimtp.decode.model_runner import ModelRunner
@@ -34,7 +28,6 @@ from minimtp.decode.options import (
     NEW_TOKENS,
     SAMPLING,
     SEED,
-    TREE,
     GenerationOptions,
     require_tree,
     start_generation,
@@ -45,7 +38,6 @@ from minimtp.decode.policy.cost_identity import cost_identity
 from minimtp.decode.policy.plan import DraftPolicy
 from minimtp.decode.policy.registry import make_policy
 from minimtp.decode.policy.threads import fastest_threads
-from minimtp.decode.rules.registry import RULES
 from minimtp.decode.sampling.params import GREEDY, SamplingParams
 from minimtp.decode.states import DecodingStates
 from minimtp.kernels import plain
@@ -56,73 +48,6 @@ from minimtp.model.transformer import LanguageModel
 from minimtp.quant.qat.convert import packed_model
 
 Prompt = str | bytes | Sequence[int]
-
-CONFIDENCE = 0.05  # a chain ends when the product of its probabilities is below this
-
-
-@dataclass(frozen=True)
-class DraftConfig:
-    """How tokens are drafted and verified. This changes the speed, and never the distribution.
-
-    drafter: one of
-
-        a name         "heads" (the model's own prediction heads), "ngram" (repetitions in the
-                       text), "combined" (repetitions if there are any, otherwise heads), "none",
-                       or "auto": combined if the model has heads, otherwise none
-        a LoadedModel  another, usually smaller model with the same tokenizer
-        a DraftHead    a head from a file of its own (`minimtp.load_draft`)
-        a function     (tokens so far, depth, rule) -> (drafts, scores or None)
-
-    length: the maximum number of drafts in a row. "auto" measures and chooses the fastest.
-    min_confidence: heads and draft models stop drafting when they give the whole draft a lower
-        probability than this.
-    tree: the maximum number of drafts per round as a tree, at most `length` deep; 0 drafts chains.
-        With length "auto", trees are used only while they are faster than chains.
-    memory: the number of tokens of earlier texts of a `Decoder` in which the combined drafter looks
-        for repetitions.
-    rule: the verification rule: "shared-noise" (the same seed gives the same text with any drafter,
-        or none), "token", "block" or "match" (see rules/). "auto": shared-noise if a text gets a
-        seed, otherwise the fastest rule (`Decoder.rule_for`).
-
-    Raises UserError if `length` or `min_confidence` cannot be used.
-    """
-
-    drafter: str | LoadedModel | DraftHead | DraftFunction = AUTO
-    length: int | Literal["auto"] = "auto"
-    min_confidence: float = CONFIDENCE
-    tree: int = 0
-    rule: str = AUTO
-    memory: int = MEMORY
-
-    def __post_init__(self) -> None:
-        check_fields(
-            self,
-            drafter=_drafter,
-            length=_length,
-            min_confidence=number("a draft confidence from 0 to 1", lambda p: 0 <= p <= 1),
-            tree=TREE,
-            rule=one_of(AUTO, *RULES),
-            memory=whole(0, meaning="0 forgets earlier texts"),
-        )
-
-
-def _drafter(name: str, value: object) -> str | LoadedModel | DraftHead | DraftFunction:
-    if not (isinstance(value, str | LoadedModel | DraftHead) or callable(value)):
-        names = ", ".join([AUTO, *TITLES])
-        refuse(name, f"one of {names}, a loaded model, a loaded head or a function", value)
-    return str(value) if isinstance(value, str) else value
-
-
-def _length(name: str, value: object) -> int | str:
-    if isinstance(value, str) and value == "auto":
-        return "auto"
-    found = as_whole(value)
-    if found is None or found < 0:
-        refuse(name, "a draft length: a whole number of at least 0, or auto", value)
-    return found
-
-
-DEFAULT_DRAFT, NO_DRAFT = DraftConfig(), DraftConfig("none")
 
 
 def _draft(name: str, value: object) -> DraftConfig:

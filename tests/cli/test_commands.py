@@ -9,7 +9,8 @@ import pytest
 
 import minimtp
 from minimtp.cli import main
-from minimtp.decode.decoder import Decoder, DraftConfig
+from minimtp.decode.decoder import Decoder
+from minimtp.decode.drafters.config import DraftConfig
 from minimtp.training.data.byte_tokenizer import ByteTokenizer
 from minimtp.training.presets import preset
 from minimtp.training.run import checkpoint

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from minimtp.backend import numpy as np
-from minimtp.decode.decoder import Decoder, DraftConfig
+from minimtp.decode.decoder import Decoder
+from minimtp.decode.drafters.config import DraftConfig
 from minimtp.decode.policy import cost
 from minimtp.decode.sampling.params import SamplingParams
 from minimtp.errors import UserError

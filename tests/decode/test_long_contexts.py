@@ -9,7 +9,8 @@ import pytest
 
 from minimtp.backend import numpy as np
 from minimtp.decode import cache as kv_cache
-from minimtp.decode.decoder import Decoder, DraftConfig
+from minimtp.decode.decoder import Decoder
+from minimtp.decode.drafters.config import DraftConfig
 from minimtp.decode.model_runner import ModelRunner
 from minimtp.errors import UserError
 from minimtp.model.loaded import LoadedModel

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minimtp.backend import numpy as np
-from minimtp.decode.decoder import Decoder, DraftConfig
+from minimtp.decode.decoder import Decoder
+from minimtp.decode.drafters.config import DraftConfig
 from minimtp.decode.sampling.params import SamplingParams
 from minimtp.decode.states import DecodingStates
 from minimtp.errors import UserError

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from minimtp.decode.decoder import Decoder, DraftConfig
+from minimtp.decode.decoder import Decoder
+from minimtp.decode.drafters.config import DraftConfig
 from minimtp.model.loaded import LoadedModel
 from minimtp.training.build import build_model
 from minimtp.training.data.file_tokenizer import FileTokenizer

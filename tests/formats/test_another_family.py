@@ -12,7 +12,8 @@ import pytest
 
 import minimtp
 from minimtp.backend import numpy as np
-from minimtp.decode.decoder import Decoder, DraftConfig
+from minimtp.decode.decoder import Decoder
+from minimtp.decode.drafters.config import DraftConfig
 from minimtp.engine.tensor import no_grad
 from minimtp.quant.packed_matrix import stored_arrays
 from minimtp.training.build import build_model

@@ -5,7 +5,8 @@ from dataclasses import replace
 from functools import partial
 
 from minimtp.bench.interleaved import Variant
-from minimtp.decode.decoder import CONFIDENCE, deploy, with_head
+from minimtp.decode.decoder import deploy, with_head
+from minimtp.decode.drafters.config import CONFIDENCE
 from minimtp.decode.drafters.drafter import Drafter, TreeDrafter
 from minimtp.decode.drafters.registry import every_drafter
 from minimtp.decode.policy.cost import Costs

@@ -24,7 +24,8 @@ from minimtp.compare.pretrained.quality import GetPart, Quality, add_quality_per
 from minimtp.compare.pretrained.sizes import Sizes
 from minimtp.compare.pretrained.texts import Texts
 from minimtp.compare.result_cache import Figures
-from minimtp.decode.decoder import CONFIDENCE, deploy
+from minimtp.decode.decoder import deploy
+from minimtp.decode.drafters.config import CONFIDENCE
 from minimtp.decode.drafters.registry import make_drafter
 from minimtp.decode.policy.cost import Costs
 from minimtp.decode.policy.registry import make_policy

@@ -28,7 +28,8 @@ from minimtp.decode.batch import row_seed
 from minimtp.decode.batched.passes import BatchedRunner
 from minimtp.decode.batched.request import GeneratedText, TextRequest
 from minimtp.decode.batched.worker import Worker
-from minimtp.decode.decoder import Decoder, DraftConfig, deploy
+from minimtp.decode.decoder import Decoder, deploy
+from minimtp.decode.drafters.config import DraftConfig
 from minimtp.decode.model_runner import ModelRunner
 from minimtp.decode.options import checked_prompt
 from minimtp.model.loaded import LoadedModel

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import NamedTuple
 
-from minimtp.decode.decoder import DraftConfig
+from minimtp.decode.drafters.config import DraftConfig
 from minimtp.decode.generation import Generation
 from minimtp.decode.round import Round
 from minimtp.decode.sampling.params import SamplingParams

@@ -6,7 +6,8 @@ import pytest
 
 from minimtp.bench.decode.acceptance import DEPTH, KINDS, measure_acceptance, table
 from minimtp.cli import main
-from minimtp.decode.decoder import Decoder, DraftConfig
+from minimtp.decode.decoder import Decoder
+from minimtp.decode.drafters.config import DraftConfig
 from minimtp.errors import UserError
 from minimtp.formats.load import load
 from minimtp.training.self_generated.requests import Requests

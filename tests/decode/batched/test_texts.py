@@ -8,7 +8,8 @@ from minimtp import kernels
 from minimtp.backend import numpy as np
 from minimtp.decode.batched import texts as texts_module
 from minimtp.decode.batched.texts import TextRequest, generate_texts
-from minimtp.decode.decoder import Decoder, DraftConfig
+from minimtp.decode.decoder import Decoder
+from minimtp.decode.drafters.config import DraftConfig
 from minimtp.decode.sampling.params import GREEDY, SamplingParams
 from minimtp.errors import UserError
 from minimtp.quant.qat.convert import convert

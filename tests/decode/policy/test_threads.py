@@ -6,7 +6,8 @@ import pytest
 
 from minimtp import kernels
 from minimtp.backend import numpy as np
-from minimtp.decode.decoder import Decoder, DraftConfig
+from minimtp.decode.decoder import Decoder
+from minimtp.decode.drafters.config import DraftConfig
 from minimtp.decode.model_runner import ModelRunner
 from minimtp.decode.policy import threads
 from minimtp.decode.policy.threads import fastest_threads
