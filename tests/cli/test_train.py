@@ -23,7 +23,7 @@ from tests.cli.helpers import SMALL, refused
         (["--num-layers", "1.5"], "'1.5' is not a whole number"),
         (
             ["--heads", "serial"],
-            "heads must be one of none, parallel, sequential, token_conditioned, not serial",
+            "heads must be one of none, parallel, sequential, token_conditioned, eagle3",
         ),
         (["--draft-depth", "3"], "draft_depth 3 needs prediction heads"),
         (["--warmup-fraction", "0.7"], "together they must not exceed 1"),

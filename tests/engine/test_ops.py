@@ -13,6 +13,7 @@ from minimtp.engine.broadcasting import undo_broadcasting
 from minimtp.engine.gradcheck import check_gradients
 from minimtp.engine.tensor import Op
 from minimtp.kernels import plain
+from minimtp.model.heads.unrolled_attention import Rotate, UnrolledAttention
 from minimtp.quant.qat import fake_quantize as fake  # noqa: F401  (registers its operations)
 from tests.engine.helpers import normal, rng
 
@@ -49,6 +50,11 @@ SAMPLES = {
     "GatedUpdate": (fused.GatedUpdate, [normal(2, 3, 4), normal(2, 3, 8)]),
     "SwiGLU": (fused.SwiGLU, [normal(2, 3, 8)]),
     "CausalAttention": (lambda: fused.CausalAttention(4, 2, *ANGLES), [normal(2, 5, 8 * 4)]),
+    "Rotate": (lambda: Rotate(*ANGLES), [normal(2, 5, 3 * 4)]),
+    "UnrolledAttention": (
+        lambda: UnrolledAttention(4, 2, np.array([0, 2, 4])),
+        [normal(2, 3, 16), *(normal(2, rows, 8) for rows in (5, 5, 3, 3))],
+    ),
     "SoftCrossEntropy": (
         lambda: fused.SoftCrossEntropy(np.array([[0.2, 0.8, 0.0], [0.0, 0.0, 1.0]])),
         [3 * normal(2, 3)],

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tests.formats.eagle3 import test_speculators
 from tests.formats.eagle3.cases import draft_logits, loaded, model_of, read_back
-from tests.model import test_eagle3
+from tests.model.heads import test_eagle3
 from tests.mutants import edited, mutant, own
 
 
@@ -37,7 +37,7 @@ def check_a_folder_without_layers_at_the_top():
 
 
 LAYERS_OF = "formats.eagle3.config:_layers"
-TRUNK_STATES = "model.transformer:Transformer.trunk_states"
+TRUNK_STATES = "model.heads.multi_token_model:MultiTokenModel.trunk_states"
 HEADS, BLOCK = "model.heads.eagle3:Eagle3Heads", "model.heads.eagle3:Eagle3Block"
 
 
@@ -55,16 +55,16 @@ def layers_whose_inputs_are_read_are_taken_for_layers_whose_outputs_are(layers):
 
 @mutant(TRUNK_STATES, "sglang #25454", test=check_the_trunks_states)
 def the_head_reads_the_output_of_a_layer_instead_of_its_input(trunk_states):
-    return edited(trunk_states, ("inputs[number] = x", "inputs[number] = block(x)"))
+    return edited(
+        trunk_states, ("inputs[layer] for", "inputs[min(layer + 1, len(inputs) - 1)] for")
+    )
 
 
 @mutant(TRUNK_STATES, "vllm #11672", test=check_the_trunks_states)
 def the_last_layer_is_read_after_the_final_norm(trunk_states):
-    return edited(
-        trunk_states,
-        ("    inputs[len(self.blocks)] = x\n", ""),
-        ("final = self.final_norm(x)\n", "inputs[len(self.blocks)] = final = self.final_norm(x)\n"),
-    )
+    right = "return concatenate(self.trunk.final_norm(x)"
+    wrong = "inputs[-1] = self.trunk.final_norm(x); return concatenate(inputs[-1]"
+    return edited(trunk_states, (right, wrong))
 
 
 @mutant(f"{HEADS}.fuse", "sglang #32334", test=check_against_speculators)
@@ -74,12 +74,12 @@ def the_norm_before_fc_is_left_out(fuse):
     )
 
 
-@mutant(f"{HEADS}.states", "SpecForge #879", test=check_against_speculators)
+@mutant(f"{HEADS}.states_at", "SpecForge #879", test=check_against_speculators)
 def the_next_step_continues_from_the_normalized_state(states):
     return edited(states, ("yield self.norm(state)", "state = self.norm(state); yield state"))
 
 
-@mutant(f"{HEADS}.states", "a position off by one", test=check_against_speculators)
+@mutant(f"{HEADS}.states_at", "a position off by one", test=check_against_speculators)
 def the_later_steps_stay_at_the_position_of_the_first(states):
     return edited(states, ("at = anchors + k", "at = anchors"))
 

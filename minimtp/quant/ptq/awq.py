@@ -26,7 +26,8 @@ from dataclasses import dataclass
 from minimtp.backend import Array, array_module
 from minimtp.engine.module import Module
 from minimtp.engine.tensor import Parameter
-from minimtp.model.heads import SequentialHead, TokenConditionedHead
+from minimtp.model.heads import Eagle3Heads, SequentialHead, TokenConditionedHead
+from minimtp.model.layers import Linear
 from minimtp.model.transformer import Block
 from minimtp.quant.grids import Grid
 from minimtp.quant.ptq.calibration import CalibratedLinear, Statistics
@@ -99,27 +100,48 @@ def folds(model: Module) -> Iterator[Fold]:
         elif isinstance(module, TokenConditionedHead):
             norms = module.state_norm.weight, module.token_norm.weight
             yield Fold(module.gate_candidate, _divide_vectors(*norms))
+        elif isinstance(module, Eagle3Heads):
+            yield from _of_eagle3(module)
 
 
 def _of_block(block: Block) -> Iterator[Fold]:
     attention, feed_forward = block.attention, block.feed_forward
+    heads = attention.num_heads, attention.num_kv_heads
     yield Fold(feed_forward.down, _divide_last_rows(feed_forward.gate_up.weight))
-    kv_heads, num_heads = attention.num_kv_heads, attention.num_heads
-    head_dim = attention.output.weight.shape[1] // num_heads
+    yield _of_attention_output(attention.output, attention.qkv, *heads)
+    yield Fold(attention.qkv, _divide_vectors(block.attention_norm.weight))
+    yield Fold(feed_forward.gate_up, _divide_vectors(block.feed_forward_norm.weight))
+
+
+def _of_eagle3(heads: Eagle3Heads) -> Iterator[Fold]:
+    block, feed_forward, config = heads.block, heads.block.feed_forward, heads.config
+    yield Fold(feed_forward.down, _divide_last_rows(feed_forward.gate_up.weight))
+    numbers = config.num_heads, config.num_kv_heads
+    yield _of_attention_output(block.attention_output, block.qkv, *numbers)
+    if not block.norm_before_residual:  # else the residual reads this norm, too
+        yield Fold(block.qkv, _divide_vectors(block.token_norm.weight, block.state_norm.weight))
+    yield Fold(feed_forward.gate_up, _divide_vectors(block.feed_forward_norm.weight))
+    if heads.fc_norm is not None:
+        yield Fold(heads.fc, _divide_vectors(heads.fc_norm.weight))
+    if heads.output is not None:
+        yield Fold(heads.output, _divide_vectors(heads.norm.weight))
+
+
+def _of_attention_output(output: Linear, qkv: Linear, num_heads: int, kv_heads: int) -> Fold:
+    """Return how to scale the inputs of attention's output: by the rows of the values."""
+    head_dim = output.weight.shape[1] // num_heads
     by_kv_head = (kv_heads, num_heads // kv_heads, head_dim)  # (G, H/G, C)
 
     def tie(magnitudes: Array) -> Array:  # (H*C,) -> (H*C,)
         shared = magnitudes.reshape(by_kv_head).mean(axis=1, keepdims=True)
         return array_module(magnitudes).broadcast_to(shared, by_kv_head).reshape(-1)
 
-    divide_values = _divide_last_rows(attention.qkv.weight)
+    divide_values = _divide_last_rows(qkv.weight)
 
     def divide(scales: Array) -> None:  # (H*C,), equal for the query heads that share a value head
         divide_values(scales.reshape(by_kv_head)[:, 0].reshape(-1))
 
-    yield Fold(attention.output, divide, tie)
-    yield Fold(attention.qkv, _divide_vectors(block.attention_norm.weight))
-    yield Fold(feed_forward.gate_up, _divide_vectors(block.feed_forward_norm.weight))
+    return Fold(output, divide, tie)
 
 
 def _divide_vectors(*vectors: Parameter) -> Callable[[Array], None]:

@@ -140,12 +140,15 @@ class Walk:
 
     def _run_output(self, state: Tensor, tokens: Array) -> None:
         self.model.trunk.output(state[..., : self.model.config.hidden_size])
-        for of_head in self._head_states(state, tokens):
-            self.model.trunk.output(of_head)
+        if self.model.depth and self.model.heads.output is None:
+            for of_head in self._head_states(state, tokens):
+                self.model.trunk.output(of_head)
 
     def _run_heads(self, state: Tensor, tokens: Array) -> None:
-        for _ in self._head_states(state, tokens):
-            pass
+        output = self.model.heads.output
+        for of_head in self._head_states(state, tokens):
+            if output is not None:
+                output(of_head)
 
     def _head_states(self, state: Tensor, tokens: Array) -> Iterator[Tensor]:
         if self.model.depth:

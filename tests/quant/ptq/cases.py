@@ -9,7 +9,7 @@ from minimtp.backend import numpy as np
 from minimtp.engine.module import map_parameters
 from minimtp.engine.tensor import no_grad
 from minimtp.model.config import ModelConfig
-from minimtp.model.heads import HEADS, MultiTokenModel
+from minimtp.model.heads import HEADS, Eagle3Heads, MultiTokenModel
 from minimtp.model.loss import evaluate_losses
 from minimtp.model.transformer import Transformer
 from minimtp.quant.grids import grid_named
@@ -48,7 +48,8 @@ RAGGED = [grid_named("int4-restricted-g24"), grid_named("int3-restricted-tensor"
 each_grid = pytest.mark.parametrize("grid", [*GRIDS, *RAGGED], ids=str)
 
 
-each_kind = pytest.mark.parametrize("kind", ["none", *HEADS])
+OWN_OUTPUT = "eagle3 with its own output"
+each_kind = pytest.mark.parametrize("kind", ["none", *HEADS, OWN_OUTPUT])
 
 
 def arrays_of(scales):
@@ -133,7 +134,12 @@ def build(kind="none", dtype=np.float64, **changes):
     rng = np.random.default_rng(0)
     shape = replace(SHAPE, **changes)
     trunk = Transformer(shape, rng)
-    model = trunk if kind == "none" else MultiTokenModel(trunk, HEADS[kind](DEPTH, shape, rng))
+    model = trunk
+    if kind == OWN_OUTPUT:
+        heads = Eagle3Heads(DEPTH, shape, rng, own_output=True)
+        model = MultiTokenModel(trunk, heads)
+    elif kind != "none":
+        model = MultiTokenModel(trunk, HEADS[kind](DEPTH, shape, rng))
     for name, parameter in model.named_parameters():
         norm = "norm" in name
         parameter.data = (

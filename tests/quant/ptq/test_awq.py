@@ -10,7 +10,7 @@ from minimtp.quant.ptq.calibration import CalibratedLinear, Statistics, calibrat
 from minimtp.quant.ptq.gptq import output_error
 from minimtp.quant.qat.prepare import prepare_qat
 from minimtp.quant.qat.spec import QuantizationSpec
-from tests.quant.ptq.cases import build, each_kind, normal_weights, outputs, text
+from tests.quant.ptq.cases import OWN_OUTPUT, build, each_kind, normal_weights, outputs, text
 
 
 @each_kind
@@ -39,7 +39,7 @@ def test_scaling_columns_does_not_change_the_outputs_before_rounding(kind, num_k
 
 
 def test_every_linear_layer_of_every_model_can_be_scaled():
-    for kind in ("none", *HEADS):
+    for kind in ("none", *HEADS, OWN_OUTPUT):
         model = prepare_qat(build(kind), QuantizationSpec(), linear=CalibratedLinear)
         scaled = {id(fold.linear) for fold in awq.folds(model)}
         assert scaled == {id(linear) for linear in calibrated(model).values()}, kind
