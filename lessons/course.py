@@ -2,7 +2,7 @@
 
 A lesson's folder holds
 
-    recipe.py      INTRODUCES, the modules that the lesson explains, and `recipe`, its settings
+    recipe.py      INTRODUCES, the modules that the lesson adds, and `recipe`, its settings
                    (those of the previous lesson with at most three changed). A lesson about a
                    pretrained model has MODEL, and the option --model. One that has more to print
                    has DETAILS, what that is, and the option --details
@@ -229,7 +229,7 @@ def recipe_of(number: int, preset_name: str | None = None) -> Recipe:
 
 
 def introduced(number: int) -> list[str]:
-    """Return the library modules that lessons 1 to `number` explain."""
+    """Return the library modules that lessons 1 to `number` add."""
     return [module for n in range(1, number + 1) for module in _module(n, "recipe").INTRODUCES]
 
 

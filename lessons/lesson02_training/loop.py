@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from tqdm import tqdm
 
 from lessons.lesson02_training.model import WindowModel
-from minimtp.backend import Array, Device, to_device
+from minimtp.backend import Array, Device, array_module, to_device
 from minimtp.backend import numpy as np
 from minimtp.engine.flat import FlatParameters
 from minimtp.engine.module import map_parameters
@@ -72,7 +72,7 @@ def learn(
 ) -> Trained:
     """Train a new model. Stop early if the loss is NaN or infinite.
 
-    sample: held-out tokens (W, T + 1) for evaluation during training.
+    sample: held-out tokens (N, T + 1) for evaluation during training.
     seen: the number of bytes that a prediction depends on.
     """
     rng = np.random.default_rng(recipe.seed)
@@ -88,10 +88,8 @@ def learn(
         if step % max(1, recipe.steps // 20) == 0:
             result.held_out.append((step, bits_per_byte(model, sample, device)))
         tokens = corpus.batch(step, seed=recipe.seed, batch_size=size, context_length=length)
-        shards = np.array_split(tokens, len(replicas.models))  # tokens (B, T + 1)
-        shards = [to_device(shard, device) for shard in shards]
-        nats = replicas.run(lambda model, shard: backward(model, shard, len(shard) / size), shards)
-        result.losses.append(sum(nats) * BITS)
+        nats = backward_on_cores(replicas, to_device(tokens, device))  # tokens (B, T + 1)
+        result.losses.append(nats * BITS)
         if result.diverged:
             break
         optimizer.step(learning_rate(recipe, step), recipe.max_gradient_norm)
@@ -108,6 +106,16 @@ def context_for(seen: int, recipe: Recipe) -> int:
     return recipe.context_length + seen - 8
 
 
+def backward_on_cores(replicas: Replicas, tokens: Array) -> float:
+    """Compute the gradients of the mean loss on (B, T + 1) tokens. Return this loss in nats.
+
+    Each core computes the gradients of some rows of the batch, a shard, and they are added.
+    """
+    shards = array_module(tokens).array_split(tokens, len(replicas.models))
+    size = len(tokens)
+    return sum(replicas.run(lambda model, shard: backward(model, shard, len(shard) / size), shards))
+
+
 def backward(model: WindowModel, tokens: Array, share: float) -> float:
     """Add the gradient of share * loss to the parameters' gradients. Return share * loss.
 
@@ -120,7 +128,7 @@ def backward(model: WindowModel, tokens: Array, share: float) -> float:
 
 
 def bits_per_byte(model: WindowModel, windows: np.ndarray, device: Device) -> float:
-    """Return the model's mean loss on (W, T + 1) tokens; NaN or infinite if the model diverged."""
+    """Return the model's mean loss on (N, T + 1) tokens; NaN or infinite if the model diverged."""
     with no_grad(), np.errstate(over="ignore", invalid="ignore"):
         starts = range(0, len(windows), EVALUATION_ROWS)
         parts = [windows[start : start + EVALUATION_ROWS] for start in starts]

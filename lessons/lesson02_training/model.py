@@ -24,9 +24,10 @@ class WindowModel(Module):
         self.seen = seen
 
     def __call__(self, tokens: Array) -> Tensor:
-        vectors = self.embedding(tokens)  # (B, T, D)
+        vectors = self.embedding(tokens)  # (B, T, width)
         n = tokens.shape[1] - self.seen + 1
-        window = concatenate(*(vectors[:, i : i + n] for i in range(self.seen)))  # (B, n, seen * D)
+        slices = (vectors[:, i : i + n] for i in range(self.seen))  # slice i: byte i of each window
+        window = concatenate(*slices)  # (B, n, seen * width)
         return self.output(SiLU().apply(self.inner(window)))
 
     def next_logits(self, tokens: Array) -> Array:

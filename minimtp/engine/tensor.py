@@ -198,7 +198,7 @@ def backpropagate(results: Sequence[Tensor], gradients: Sequence[Array]) -> None
         pending[id(result)] = pending[id(result)] + gradient if id(result) in pending else gradient
     order = _topological_order(results)
     while order:
-        tensor = order.pop()  # its uses kept the tensor alive, and all of them are processed
+        tensor = order.pop()  # all operations that used it have sent their gradients
         gradient = pending.pop(id(tensor), None)
         if gradient is None:  # no operation that used it sent a gradient
             continue

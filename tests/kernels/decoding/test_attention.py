@@ -10,6 +10,23 @@ from tests.kernels.both import each_kernel, normal
 from tests.tolerances import COMPARISONS, assert_close
 
 
+@pytest.fixture
+def own(own):
+    """As in conftest.py, and a function that returns nothing fails with a sentence."""
+
+    def checked(thing):
+        function = own(thing)
+
+        def call(*arguments):
+            result = function(*arguments)
+            assert result is not None, f"{thing.__name__} returned None: is a `return` missing?"
+            return result
+
+        return call
+
+    return checked
+
+
 def angles(length, pairs, seed=0):
     return np.random.default_rng(seed).uniform(-9, 9, (length, pairs))
 
@@ -46,6 +63,7 @@ def test_cached_attention_of_each_head_equals_a_sum_over_the_positions_it_may_se
     keys[:, :, start + rows :] = values[start + rows :] = np.nan  # written later
     found = own(plain.cached_attention)(q, keys, values, start, 0.3)
     assert found.shape == q.shape, f"the result must have the shape of q, not {found.shape}"
+    assert not np.isnan(found).any(), "the result has NaN: you read positions after start + T - 1"
     for t in range(rows):
         for head in range(heads):
             keys_seen = keys[head // share, :, : start + t + 1]  # (C, seen)
@@ -71,6 +89,16 @@ def test_cached_attention_of_large_scores_does_not_overflow_or_change_its_argume
         np.testing.assert_array_equal(copy, argument)
 
 
+def test_a_rotation_by_60_degrees_per_position_equals_values_computed_by_hand(own):
+    # Lesson 3, by hand: the vector (1, 0) at positions 0 to 3, and one head.
+    x = np.tile([1.0, 0.0], (1, 4, 1, 1))  # (B, T, H, C)
+    angle = np.radians([[0], [60], [120], [180]])  # (T, C/2)
+    rotated = own(plain.rotate)(x, np.cos(angle), np.sin(angle))
+    expected = [[1, 0], [0.5, 0.75**0.5], [-0.5, 0.75**0.5], [-1, 0]]
+    message = "rows: positions 0 to 3, columns: channels 0 and 1"
+    np.testing.assert_allclose(rotated[0, :, 0], expected, rtol=0, atol=1e-15, err_msg=message)
+
+
 @given(
     st.integers(0, 2**32),
     st.integers(1, 3),
@@ -85,8 +113,11 @@ def test_a_rotation_turns_each_adjacent_pair_as_a_complex_number(
     angle = angles(length, pairs, seed)
     rotated = own(plain.rotate)(x, np.cos(angle), np.sin(angle))
     expected = (x[..., 0::2] + 1j * x[..., 1::2]) * np.exp(1j * angle)[:, None]  # (B, T, H, pairs)
-    np.testing.assert_allclose(rotated[..., 0::2], expected.real, rtol=0, atol=1e-14)
-    np.testing.assert_allclose(rotated[..., 1::2], expected.imag, rtol=0, atol=1e-14)
+    for name, first, part in (("even", 0, expected.real), ("odd", 1, expected.imag)):
+        message = f"the {name} channels, x[..., {first}::2]"
+        np.testing.assert_allclose(
+            rotated[..., first::2], part, rtol=0, atol=1e-14, err_msg=message
+        )
 
 
 def test_a_rotation_changes_neither_its_argument_nor_the_length_of_a_vector(own):

@@ -1,6 +1,8 @@
 """Lesson 1, by hand: a graph of five nodes, and the gradients of broadcast inputs."""
 
+import doctest
 import re
+from textwrap import dedent
 
 import pytest
 
@@ -47,6 +49,13 @@ def test_a_small_step_confirms_the_gradient_of_a():
     assert f"a = 3        L = {value}\n" in IDEA
     assert f"about {numbers()['a'][1]:.0f} times" in IDEA
     assert round((moved - value) / 0.001) == numbers()["a"][1]
+
+
+def test_the_lines_to_try_print_the_gradients_of_the_picture():
+    (lines,) = re.findall(r"^    >>> .*\n(?:    .*\n)+", IDEA, re.MULTILINE)
+    example = doctest.DocTestParser().get_doctest(dedent(lines), {}, "lines to try", None, 0)
+    assert doctest.DocTestRunner().run(example).failed == 0
+    assert lines.endswith(f"    {numbers()['a'][1]:.1f} {numbers()['b'][1]:.1f}\n")
 
 
 def test_the_gradients_of_a_repeated_row_and_of_a_repeated_column():
