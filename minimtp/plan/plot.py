@@ -40,7 +40,7 @@ def draw(axes: "Axes", plan: Plan, title: str) -> None:
             axes.axvline(rows, color=colour, linestyle=":", linewidth=1.5, label=label)
     if limits:
         memory_bound = min(limits.values()) / batches[0]
-        label = "memory-bound: further rows are free" if memory_bound > 16 else "memory-\nbound"
+        label = "memory-bound without drafts" if memory_bound > 16 else "memory-\nbound"
         axes.text(batches[0], 0.03 * top, label, fontsize=8)
     for point in plan.break_even:
         found = dict(plan.speedups[point.name])

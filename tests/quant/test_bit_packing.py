@@ -78,23 +78,36 @@ def test_flipping_the_sign_bits_once_gives_twos_complement_and_twice_changes_not
     )
 
 
+def test_packing_the_3_bit_codes_1_2_and_7_gives_the_bytes_d1_and_01(own):
+    packed = own(pack_bits)(np.array([1, 2, 7], np.uint8), 3)
+    assert packed.dtype == np.uint8, f"expected uint8, got {packed.dtype}"
+    found = packed.tobytes().hex(" ")
+    assert found == "d1 01", f"codes 1, 2, 7 of 3 bits must become the bytes d1 01, got {found}"
+
+
 @given(bits=st.integers(1, 8), shape=shapes, data=st.data())
 def test_packing_codes_of_any_width_loses_nothing_and_wastes_less_than_one_byte(
     own, bits, shape, data
 ):
     codes = data.draw(arrays.arrays(np.uint8, shape, elements=st.integers(0, 2**bits - 1)))
     packed = own(pack_bits)(codes, bits)
-    assert packed.dtype == np.uint8 and packed.shape == (*shape[:-1], packed_size(shape[-1], bits))
+    expected = *shape[:-1], packed_size(shape[-1], bits)
+    assert packed.shape == expected, f"expected the shape {expected}, got {packed.shape}"
+    assert packed.dtype == np.uint8, f"expected uint8, got {packed.dtype}"
     assert 0 <= 8 * packed.shape[-1] - bits * shape[-1] < 8
     unpacked = unpack_bits(packed, bits, shape[-1])
-    assert unpacked.dtype == np.uint8 and np.array_equal(unpacked, codes)
+    assert unpacked.dtype == np.uint8 and np.array_equal(unpacked, codes), (
+        f"codes {codes.tolist()} of {bits} bits became the bytes {packed.tolist()}, which hold the "
+        f"codes {unpacked.tolist()}"
+    )
 
 
 @given(codes=arrays.arrays(np.uint8, 21, elements=st.integers(0, 7)))
 def test_bits_are_stored_without_gaps_from_the_lowest_bit_up(own, codes):
     number = int.from_bytes(own(pack_bits)(codes, 3).tobytes(), "little")
-    assert [number >> 3 * i & 7 for i in range(21)] == codes.tolist()
-    assert number < 8**21  # unused bits of the last byte are zero
+    found = [number >> 3 * i & 7 for i in range(21)]
+    assert found == codes.tolist(), f"3-bit codes {codes.tolist()}: the bytes hold {found}"
+    assert number < 8**21, "the unused bits of the last byte must be 0"
 
 
 def test_a_code_that_needs_more_bits_is_rejected(own):

@@ -21,7 +21,8 @@ min(0, min x) and hi = max(0, max x). The others have z = 0.
 
 Three details matter. Divide, and do not multiply by a reciprocal. Round first, then add z. Round
 the scale to its stored type *before* choosing the codes, so that they are the nearest levels of the
-stored grid. A float16 scale (11 significant bits) times a code of 8 bits is exact in float32.
+stored grid. (ggml's own formats do neither the first nor the last: `kernels.ggml.blocks`.) A
+float16 scale (11 significant bits) times a code of 8 bits is exact in float32.
 
 Sources: Krishnamoorthi 2018 (arXiv 1806.08342, equations 2-8) for affine and symmetric; torchao's
 `choose_qparams` for full-mid; ggml's `quantize_row_q4_0_ref` for the signed extreme.

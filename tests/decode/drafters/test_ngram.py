@@ -30,6 +30,30 @@ def expected_drafts(tokens, depth, longest, shortest):
     return []
 
 
+def test_a_repeating_text_is_drafted_to_any_length(own):
+    found = drafts_after(own(NgramDrafter)(), [9, 1, 2, 3, 1, 2, 3, 1, 2, 3], 12)
+    assert found == [1, 2, 3] * 4, (
+        f"a draft that reaches the end of the text continues with itself: after 9 and three times "
+        f"1, 2, 3 the drafts must be four times 1, 2, 3, got {found}"
+    )
+
+
+def test_no_more_than_the_maximum_length_is_compared(own):
+    """The suffix 1 2 3 occurs at the start, but two tokens of it occur later, before the 8."""
+    tokens = [1, 2, 3, 9, 2, 3, 8, 1, 2, 3]
+    for longest, expected in ((3, [9, 2, 3, 8, 1, 2]), (2, [8, 1, 2, 3])):
+        found = drafts_after(own(NgramDrafter)(max_length=longest, min_length=1), tokens)
+        assert found == expected, (
+            f"with max_length {longest}, after {tokens} the drafts must be {expected}, got {found}"
+        )
+
+
+def test_a_text_without_repetition_gets_no_drafts(own):
+    for tokens in (list(range(50)), [3]):
+        found = drafts_after(own(NgramDrafter)(), tokens)
+        assert found == [], f"{len(tokens)} different tokens must give no drafts, got {found}"
+
+
 @given(
     tokens=st.lists(st.sampled_from([0, 1, 0xD800, 70_000]), min_size=1, max_size=30),
     depth=st.integers(1, 12),
@@ -42,23 +66,7 @@ def test_drafts_continue_the_latest_occurrence_of_the_longest_repeated_suffix(
     longest = shortest + more
     found = drafts_after(own(NgramDrafter)(max_length=longest, min_length=shortest), tokens, depth)
     expected = expected_drafts(tokens, depth, longest, shortest)
-    assert found == expected, f"after {tokens} the drafts must be {expected}"
-
-
-def test_a_repeating_text_is_drafted_to_any_length(own):
-    assert drafts_after(own(NgramDrafter)(), [9, 1, 2, 3, 1, 2, 3, 1, 2, 3], 12) == [1, 2, 3] * 4
-
-
-def test_no_more_than_the_maximum_length_is_compared(own):
-    """The suffix 1 2 3 occurs at the start, but two tokens of it occur later, before the 8."""
-    tokens = [1, 2, 3, 9, 2, 3, 8, 1, 2, 3]
-    assert drafts_after(own(NgramDrafter)(max_length=3, min_length=1), tokens) == [9, 2, 3, 8, 1, 2]
-    assert drafts_after(own(NgramDrafter)(max_length=2, min_length=1), tokens) == [8, 1, 2, 3]
-
-
-def test_a_text_without_repetition_gets_no_drafts(own):
-    assert drafts_after(own(NgramDrafter)(), list(range(50))) == []
-    assert drafts_after(own(NgramDrafter)(), [3]) == []
+    assert found == expected, f"after {tokens} the drafts must be {expected}, got {found}"
 
 
 @given(
@@ -73,7 +81,8 @@ def test_drafts_do_not_depend_on_earlier_calls(own, parts, asked):
         drafter.commit(None, np.array(part, np.int64))
         text += part
         if now:
-            assert drafter.draft(8, None)[0] == expected_drafts(text, 8, 12, 3)
+            found, expected = drafter.draft(8, None)[0], expected_drafts(text, 8, 12, 3)
+            assert found == expected, f"after {text} the drafts must be {expected}, got {found}"
 
 
 @given(seed=st.integers(0, 1000), temperature=st.sampled_from([0.0, 0.7]))

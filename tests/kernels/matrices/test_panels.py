@@ -28,9 +28,9 @@ def test_a_panel_holds_32_rows_and_the_last_panel_is_padded_with_rows_of_zeros(
 ):
     matrix = np.arange(1, rows * columns + 1).reshape(rows, columns).astype(kind)
     panels = own(by_panel)(matrix)
-    count = -(-rows // PANEL)
-    assert panels.shape == (count, PANEL, columns), (
-        f"{rows} rows are {count} panels of {PANEL}, got the shape {panels.shape}"
+    expected = -(-rows // PANEL), PANEL, columns
+    assert panels.shape == expected, (
+        f"{rows} rows in panels of {PANEL}: expected the shape {expected}, got {panels.shape}"
     )
     assert panels.dtype == kind, f"expected {np.dtype(kind)}, got {panels.dtype}"
     assert np.array_equal(panels.reshape(-1, columns)[:rows], matrix), "the rows must be in order"
@@ -41,8 +41,10 @@ def test_a_panel_holds_32_rows_and_the_last_panel_is_padded_with_rows_of_zeros(
 def test_rows_that_fill_their_panels_need_no_further_panel(own, panels):
     matrix = np.ones((panels * PANEL, 5), np.float32)
     found = own(by_panel)(matrix)
-    assert found.shape == (panels, PANEL, 5), (
-        f"{panels * PANEL} rows fill {panels} panels, got the shape {found.shape}"
+    expected = panels, PANEL, 5
+    assert found.shape == expected, (
+        f"{panels * PANEL} rows in panels of {PANEL}: expected the shape {expected}, "
+        f"got {found.shape}"
     )
 
 

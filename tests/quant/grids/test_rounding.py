@@ -33,7 +33,8 @@ HALVES = np.array([-2.5, -1.5, -0.5, 0.5, 1.5, 2.5], np.float32)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_half_away_rounds_halves_away_from_zero_and_values_just_below_them_toward_zero(own, dtype):
     halves = HALVES.astype(dtype)
-    assert own(half_away)(halves).tolist() == [-3, -2, -1, 1, 2, 3]
+    expected, found = [-3, -2, -1, 1, 2, 3], own(half_away)(halves).tolist()
+    assert found == expected, f"halves must go away from zero: expected {expected}, got {found}"
     below = np.nextafter(halves, dtype(0))
     assert own(half_away)(below).tolist() == [-2, -1, 0, 0, 1, 2], (
         "do not compute x + 0.5: the sum is rounded, so 0.49999997 becomes 1"
@@ -43,9 +44,13 @@ def test_half_away_rounds_halves_away_from_zero_and_values_just_below_them_towar
 @given(x=numbers)
 def test_half_away_rounds_to_the_nearest_integer_and_halves_away_from_zero(own, x):
     rounded = own(half_away)(x)
-    assert rounded.dtype == x.dtype and np.array_equal(rounded, np.trunc(rounded))
+    assert rounded.dtype == x.dtype, f"expected {x.dtype}, got {rounded.dtype}"
+    assert np.array_equal(rounded, np.trunc(rounded)), (
+        f"{x.tolist()} gave {rounded.tolist()}, which are no integers"
+    )
     error = np.abs(rounded.astype(np.float64) - x)
-    assert (error <= 0.5).all() and (np.abs(rounded) > np.abs(x))[error == 0.5].all()
+    assert (error <= 0.5).all(), f"{x.tolist()} gave {rounded.tolist()}: not the nearest integers"
+    assert (np.abs(rounded) > np.abs(x))[error == 0.5].all(), "halves must go away from zero"
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
