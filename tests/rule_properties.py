@@ -190,9 +190,9 @@ def first_wrong_token(one_round, p, tolerance):
     raise LookupError("the distribution of the text is the target's")
 
 
-def never_called(rule):
-    """Return which methods of its random source a rule for chains does not call when it accepts its
-    draft, or when it rejects it, although the result is random.
+def not_called(rule):
+    """Return the methods of its random source that a rule for chains does not call when it accepts
+    its draft, or when it rejects it. It needs both each time.
     """
     p, q = np.array([[0.5, 0.5], [0.5, 0.5]]), np.array([[0.75, 0.25]])
     unused = set()

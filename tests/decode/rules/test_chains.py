@@ -27,7 +27,7 @@ from tests.rule_properties import (
     first_wrong_token,
     mean_accepted,
     most_probable,
-    never_called,
+    not_called,
 )
 from tests.table_models import every_outcome
 
@@ -60,9 +60,11 @@ def explained(name, off, one_round, p, q, rule, drafts=""):
     ]
     if len(prefix) < DEPTH:
         lines.append(f"the draft at this position is from {drafts}q = {q[prefix].round(3)}")
-    unused = [] if rule.__name__ == matching_rule.__name__ else never_called(rule)
+    unused = [] if rule.__name__ == matching_rule.__name__ else not_called(rule)
     if unused:
-        lines.append(f"your rule never called {' or '.join(unused)}: all randomness comes from rng")
+        lines.append(
+            f"your rule can end without {' or '.join(unused)}: all randomness must come from rng"
+        )
     return "\n".join(lines)
 
 
