@@ -174,6 +174,50 @@ def distance_to_target(one_round, p):
     return total_variation(text_distribution(one_round, p), target_distribution(p))
 
 
+def first_wrong_token(one_round, p, tolerance):
+    """Return (prefix, distribution): the shortest text after which the next token has another
+    distribution than p, and this distribution.
+    """
+    texts = text_distribution(one_round, p)
+    for prefix in sorted(p, key=len):
+        share = np.zeros(len(p[prefix]))  # of each token, among all texts
+        for text, probability in texts.items():
+            if text[: len(prefix)] == prefix:
+                share[text[len(prefix)]] += probability
+        off = np.abs(share - share.sum() * p[prefix]).max()
+        if share.any() and off > tolerance / (len(p) * len(share)):
+            return prefix, share / share.sum()
+    raise LookupError("the distribution of the text is the target's")
+
+
+def not_called(rule):
+    """Return the methods of its random source that a rule for chains does not call when it accepts
+    its draft, or when it rejects it. It needs both each time.
+    """
+    p, q = np.array([[0.5, 0.5], [0.5, 0.5]]), np.array([[0.75, 0.25]])
+    unused = set()
+    for accepted in (True, False):
+        rng = RecordingRandomSource(accepted)
+        rule(p, q, [0], rng)
+        unused |= {"happens", "choose"} - rng.called
+    return sorted(f"rng.{name}" for name in unused)
+
+
+class RecordingRandomSource:
+    """Records which methods are called. All coins have the same result."""
+
+    def __init__(self, result):
+        self.result, self.called = result, set()
+
+    def happens(self, probability):
+        self.called.add("happens")
+        return self.result
+
+    def choose(self, distribution):
+        self.called.add("choose")
+        return int(np.argmax(distribution))
+
+
 def mean_accepted(one_round):
     outcomes = outcomes_of_round(one_round)
     return sum(accepted * probability for (_, accepted), probability in outcomes.items())

@@ -87,6 +87,7 @@ class ScriptedRandomSource:
 
     def _answer(self, probabilities):
         options = [index for index, probability in enumerate(probabilities) if probability > 0]
+        assert options, f"none of these probabilities is above 0: {probabilities}"
         choice = self.script[len(self.asked)] if len(self.asked) < len(self.script) else 0
         self.asked.append((choice, len(options)))
         self.probability *= float(probabilities[options[choice]])

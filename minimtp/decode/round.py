@@ -2,8 +2,8 @@
 
 A language model (the *target*) generates one token per forward pass. Speculative decoding lets a
 cheap *drafter* propose the next few tokens. The target then verifies all of them in one forward
-pass, which costs little more than a pass over one token. A verification *rule* keeps the output
-exactly the target's own, however poor the drafts are.
+pass, which takes less time than one pass per token. A verification *rule* keeps the output exactly
+the target's own, however poor the drafts are.
 
 **Invariant.** Between rounds, for m committed tokens, the target's cache holds exactly m - 1 rows:
 one for every token but the last. That last token is *pending*: it belongs to the text, but the

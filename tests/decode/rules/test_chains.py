@@ -24,8 +24,10 @@ from tests.rule_properties import (
     PAIRS,
     chain_round,
     distance_to_target,
+    first_wrong_token,
     mean_accepted,
     most_probable,
+    not_called,
 )
 from tests.table_models import every_outcome
 
@@ -43,6 +45,27 @@ def on_distributions(own, rule):
         return own(rule)
     mine = own(matching_rule)
     return lambda p, q, drafts, rng: mine(lambda row: rng.choose(p[row]), drafts)
+
+
+def explained(name, off, one_round, p, q, rule, drafts=""):
+    """Return the message for a wrong distribution: the first token that has it, and a hint.
+
+    Short lines, because `--mine` shows the first 160 characters of each.
+    """
+    prefix, got = first_wrong_token(one_round, p, EXACT)
+    before = f"after the tokens {list(prefix)}" if prefix else "at the first position"
+    lines = [
+        f"{name}: the distribution of the text is off by {off:.2g}, expected 0",
+        f"the first wrong token is {before}: expected p = {p[prefix].round(3)}, got {got.round(3)}",
+    ]
+    if len(prefix) < DEPTH:
+        lines.append(f"the draft at this position is from {drafts}q = {q[prefix].round(3)}")
+    unused = [] if rule.__name__ == matching_rule.__name__ else not_called(rule)
+    if unused:
+        lines.append(
+            f"your rule can end without {' or '.join(unused)}: all randomness must come from rng"
+        )
+    return "\n".join(lines)
 
 
 def no_distributions(prefixes):
@@ -63,17 +86,23 @@ def test_the_matching_rule_asks_for_one_choice_per_emitted_token_in_order(own):
             return choices[j]
 
         drafts = [5] * DEPTH
+        case = f"with drafts {drafts} and choices {list(choices)}"
         accepted, token = own(matching_rule)(choose, drafts)
-        assert [*drafts[:accepted], token] == list(choices[: accepted + 1])
-        assert asked == list(range(accepted + 1)), f"asked for the choices {asked}"
-        assert accepted == DEPTH or token != drafts[accepted]
+        emitted, correct = [*drafts[:accepted], token], list(choices[: accepted + 1])
+        assert emitted == correct, f"{case}: expected the tokens {correct}, got {emitted}"
+        rows = list(range(accepted + 1))
+        assert asked == rows, f"{case}: expected calls of choose for {rows}, got {asked}"
+        assert accepted == DEPTH or token != drafts[accepted], (
+            f"{case}: accepted only {accepted} drafts, although the next one equals its choice"
+        )
 
 
 @each_rule
 def test_if_drafts_are_sampled_from_q_every_rule_keeps_the_targets_distribution(own, rule):
     for name, (p, q) in PAIRS.items():
-        off = distance_to_target(chain_round(on_distributions(own, rule), p, q), p)
-        assert off <= EXACT, f"{name}: the distribution of the text is off by {off:.2g}, expected 0"
+        one_round = chain_round(on_distributions(own, rule), p, q)
+        off = distance_to_target(one_round, p)
+        assert off <= EXACT, explained(name, off, one_round, p, q, own(rule))
 
 
 @each_rule
@@ -81,12 +110,16 @@ def test_all_rules_are_exact_for_one_hot_drafts_and_accept_equally_often(own, ru
     for name, (p, q) in PAIRS.items():
         one_round = chain_round(on_distributions(own, rule), p, q, most_probable, no_distributions)
         off = distance_to_target(one_round, p)
-        assert off <= EXACT, f"{name}: the distribution of the text is off by {off:.2g}, expected 0"
+        assert off <= EXACT, explained(name, off, one_round, p, q, own(rule), "the argmax of ")
         draft, expected = (), 0.0
         for _ in range(DEPTH):
             draft += (int(q[draft].argmax()),)
             expected += np.prod([p[draft[:i]][token] for i, token in enumerate(draft)])
-        assert mean_accepted(one_round) == pytest.approx(expected, abs=EXACT), name
+        accepted = mean_accepted(one_round)
+        assert accepted == pytest.approx(expected, abs=EXACT), (
+            f"{name}: with one-hot drafts, {accepted:.3f} of {DEPTH} drafts are accepted on "
+            f"average, expected {expected:.3f}"
+        )
 
 
 def test_the_block_rule_never_accepts_less_than_one_draft_at_a_time_and_often_more(own):
@@ -104,8 +137,9 @@ def test_the_block_rule_never_accepts_less_than_one_draft_at_a_time_and_often_mo
 def test_the_token_rule_accepts_a_draft_as_often_as_p_and_q_overlap(own, name):
     p, q = PAIRS[name]
     overlap = np.minimum(p[()], q[()]).sum()
-    assert mean_accepted(chain_round(own(token_rule), p, q, depth=1)) == pytest.approx(
-        overlap, abs=EXACT
+    accepted = mean_accepted(chain_round(own(token_rule), p, q, depth=1))
+    assert accepted == pytest.approx(overlap, abs=EXACT), (
+        f"accepted with probability {accepted:.3f}, expected sum min(p, q) = {overlap:.3f}"
     )
 
 
@@ -121,6 +155,10 @@ def test_a_draft_with_probability_0_under_q_raises_an_error(own, rule):
     q = np.array([[0.0, 1.0], [0.5, 0.5]])
     with pytest.raises(ValueError):  # a reader's message may be another one
         every_outcome(lambda rng: own(rule)(q, q, [0], rng))
+        pytest.fail(
+            "draft 0 was not sampled from q, which gives it probability 0: raise ValueError, as "
+            "probability_ratio does"
+        )
 
 
 @pytest.mark.parametrize("kind", [TokenRule, BlockRule, Match])

@@ -1,4 +1,4 @@
-"""Lesson 4, by hand: five logits through temperature, top-k and top-p."""
+"""Lesson 4, by hand: rows without a cache, and five logits through temperature, top-k and top-p."""
 
 import re
 
@@ -9,6 +9,7 @@ from minimtp.decode.sampling.params import SamplingParams
 from minimtp.decode.sampling.random_source import SeededRandomSource
 from tests.lessons.helpers import text
 
+PROSE = " ".join(text(4).split())
 SECTION = re.search(r"^## By hand$(.*?)^## ", text(4), re.MULTILINE | re.DOTALL)[1]
 ROWS = {
     cells[0].strip(): [cell.strip() for cell in cells[1:]]
@@ -23,6 +24,14 @@ DISTRIBUTIONS = {
     "temperature 1, top-p 0.9": SamplingParams(top_p=0.9),
     "temperature 1, top-k 2, then top-p 0.7": SamplingParams(top_k=2, top_p=0.7),
 }
+
+
+def test_the_rows_that_are_computed_without_a_cache():
+    count, prompt = re.search(r'(\d+) bytes after "(.*?)"\n', text(4)).groups()
+    last = len(prompt) + int(count) - 1  # the last byte is generated, but not fed
+    rows = range(len(prompt), last + 1)
+    expected = f"{rows[0]} + {rows[1]} + ... + {last} = {sum(rows):,} rows, and only {last} of"
+    assert f"generates {count} bytes" in PROSE and expected in PROSE
 
 
 def test_every_row_of_the_table_is_checked():

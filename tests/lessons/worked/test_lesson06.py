@@ -196,6 +196,9 @@ def test_the_row_in_the_text_is_the_runs():
     rejected, _, _, tokens, measured, *_ = speedups(0)[7]
     assert f"For K = 7, the formula is too low: {tokens:.2f} tokens, and {measured:.2f}" in prose
     assert f"Shared noise is {speedups(1)[3][-1]} times as fast with three drafts" in prose
+    assert speedups(1)[7][-1] < 1  # "and slower than plain decoding with seven"
+    distance = float(re.search(r"accept every draft +([\d.]+) %", output())[1])
+    assert all(rejected > distance for rejected, *_ in speedups(1).values())
 
 
 def test_the_timeline_has_the_durations_of_the_run():

@@ -41,7 +41,11 @@ def test_the_gated_step_of_a_batch_uses_the_first_half_as_gate_and_the_second_as
 def test_the_backward_of_the_gated_step_is_its_derivative(own, shape):
     rng = np.random.default_rng(0)
     inputs = [rng.standard_normal(shape), 2 * rng.standard_normal((*shape[:-1], 8))]
-    check_gradients(lambda *tensors: own(GatedUpdate)().apply(*tensors), inputs, name="gated step")
+    check_gradients(
+        lambda *tensors: own(GatedUpdate)().apply(*tensors),
+        inputs,
+        name="gated step, with input 0 = state and input 1 = gate_candidate (gates first)",
+    )
 
 
 def test_the_gated_step_of_float32_arrays_is_float32_in_both_directions(own):
@@ -93,9 +97,13 @@ def test_the_states_of_the_heads_read_one_more_token_each(own, depth):
     hidden = np.random.default_rng(2).standard_normal((2, 7, SHAPE.hidden_size))
     # Position i is followed by tokens i+1, i+2, ...
     following = np.stack([text[:, k : 7 + k] for k in range(1, depth + 1)], axis=-1)
-    states = list(heads.states(Tensor(hidden), following, trunk))
+    yielded = heads.states(Tensor(hidden), following, trunk)
+    is_one, tensors = isinstance(yielded, Tensor), "1 tensor" if depth == 1 else f"{depth} tensors"
+    assert not is_one, f"states must yield {tensors}, one per head, but it returned a tensor"
+    states = list(yielded)
+    count = len(states)
+    assert count == depth, f"states must yield {tensors}, one per head, but it gave {count}"
     expected = states_by_definition(heads, hidden, following, trunk)
-    assert len(states) == depth
     for k, (state, wanted) in enumerate(zip(states, expected, strict=True), start=1):
         np.testing.assert_allclose(
             state.data, wanted, rtol=1e-9, atol=1e-9, err_msg=f"the state of head {k}"
