@@ -16,7 +16,7 @@ from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 
-from minimtp.bench.decode import passes, tokens_per_round
+from minimtp.bench.decode import acceptance, passes, tokens_per_round
 from minimtp.bench.decode import report as decoding
 from minimtp.bench.kernels import report as kernels
 from minimtp.bench.quality import report as quality
@@ -47,6 +47,7 @@ DATES = {  # when the files were measured; 2026-11-27 unless listed
     "quality-quick": "2026-11-23",
     "smollm2": "2026-11-29",
     "bench-passes": "2026-11-29",
+    "acceptance-smollm2": "2026-11-29",
 }
 # By the name of the file; * marks results of an earlier version, whose kernels were slower.
 PROCESSORS = {
@@ -242,6 +243,7 @@ BLOCKS: dict[str, Callable[[Result], str]] = {  # by the name of the file
     "quality-quick": quality.readme,
     "smollm2": pretrained,
     "bench-passes": partial(passes.table, markdown=True),
+    "acceptance-smollm2": partial(acceptance.table, markdown=True),
 }
 SUMMARIES: dict[str, Callable[[], str]] = {
     "summary": summary,
