@@ -40,14 +40,17 @@ def test_the_counts_are_those_of_the_decoder_on_the_same_prompts(run):
     decoder = Decoder(loaded, DraftConfig("heads", length=DEPTH, min_confidence=0.0))
     requests = Requests(loaded.tokenizer, loaded.config.context_length, 0, held_out=True)
     for kind in KINDS:
-        emitted = steps = 0
+        emitted = steps = drafted = accepted = 0
         for prompt in requests.prompts(kind, 2):
             generation = decoder.generate(prompt.tolist(), max_new_tokens=12)
             list(generation)
             emitted += generation.statistics.emitted - 1
             steps += generation.statistics.steps
+            drafted += generation.statistics.drafted[0]
+            accepted += generation.statistics.accepted[0]
         row = next(row for row in rows if (row["kind"], row["drafter"]) == (kind, "heads"))
         assert row["tokens_per_pass"] == pytest.approx(emitted / steps)
+        assert row["accepted"][0] == pytest.approx(accepted / drafted)
 
 
 def test_the_same_measurement_gives_the_same_counts(run):
