@@ -73,8 +73,9 @@ class StoredStates:
     def of(self, windows: np.ndarray, tokens: Array) -> Array:
         """Return the states (B, T, W), float32, on the device of the tokens.
 
-        windows: (B,), their numbers. tokens: (B, T). Several threads may call this, each for other
-        windows.
+        windows: (B,), their numbers. tokens: (B, T). Several threads may call this. If two of them
+        need a window that is not stored yet, as in a batch that ends one epoch and begins the next,
+        both compute it.
         """
         found = np.empty((len(windows), *self.size), np.float16)
         for row, window in enumerate(windows.tolist()):
