@@ -95,7 +95,7 @@ def with_both_kernels(cases, quick):
 def count_traffic(monkeypatch):
     """Count the reads, uploads and launches of the stand-in from now on."""
     traffic = SimpleNamespace(reads=0, uploads=0, launches=0)
-    monkeypatch.setattr(strict_cupy, "traffic", traffic)
+    monkeypatch.setattr(strict_cupy.recording, "traffic", traffic)
     return traffic
 
 

@@ -1,6 +1,6 @@
 """Operations, their gradients and the grids give the same results on a device as on the host.
 
-Without a GPU the device is the strict stand-in for CuPy (strict_cupy.py). With `pytest -m gpu` it
+Without a GPU the device is the strict stand-in for CuPy (strict_cupy). With `pytest -m gpu` it
 is the GPU.
 """
 
