@@ -1,12 +1,10 @@
 """Lesson 3: python -m lessons.lesson03_transformer"""
 
-from dataclasses import replace
-
 from lessons import course
-from lessons.lesson02_training.loop import bits_per_byte, context_for, learn
 from lessons.lesson02_training.sample import write
 from lessons.lesson03_transformer import analysis
 from lessons.lesson03_transformer.plot import draw
+from lessons.lesson03_transformer.windows import OTHER_RATES, RATE, train_window
 from minimtp.backend import to_device
 from minimtp.engine.flat import parameter_count
 from minimtp.formats.load import load
@@ -20,14 +18,13 @@ def main(lesson: course.Lesson) -> None:
     recipe, device, corpus = lesson.recipe, lesson.device, open_corpus()
     length, middle = recipe.context_length, recipe.context_length // 2
     held_out = corpus.validation_windows(recipe.evaluation_tokens, context_length=length)
-    fast = replace(recipe, learning_rate=1e-2)
     windows = {}
     for seen in (8, length // 4, middle):
-        model = learn(fast, corpus, device, held_out[:8], seen=seen).model
-        longer = context_for(seen, recipe)
-        texts = corpus.validation_windows(recipe.evaluation_tokens, context_length=longer)
-        windows[seen] = bits_per_byte(model, texts, device)
-        report(f"window of {seen}", parameter_count(model), windows[seen])
+        parameters, windows[seen] = train_window(lesson, corpus, seen, RATE)
+        report(f"window of {seen}", parameters, windows[seen])
+        for rate in OTHER_RATES if lesson.details else ():
+            _, loss = train_window(lesson, corpus, seen, rate)
+            print(f"  rate {rate:<7g}{loss:>26.2f} bits per byte")
 
     run = load(lesson.trained(), device.name)
     model, tokens = run.model, to_device(held_out, device)  # (W, T + 1)

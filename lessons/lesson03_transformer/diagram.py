@@ -46,7 +46,7 @@ def draw_block(axes: "Axes") -> None:
 
 def draw_attention(axes: "Axes") -> None:
     axes.set_title("inside attention, for one head")
-    box(axes, (5, 0.7), "linear layer, no bias", GREY, width=8.4)
+    box(axes, (5, 0.7), "linear layer", GREY, width=8.4)
     for x, name in ((1.8, "q (T, C)"), (5, "k (T, C)"), (8.2, "v (T, C)")):
         arrow(axes, (x, 1.15), (x, 1.9))
         axes.text(x, 2.2, name, ha="center", va="center", fontsize=9)

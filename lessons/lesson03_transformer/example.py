@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PATH = Path(__file__).parent / "example.png"
-SIZE = (11, 3.6)
+SIZE = (11, 3.9)
+TOKENS = ("width", "return", "wid")
 Q = np.array([[1.0, 0.0], [0.0, 1.0], [2.0, 0.0]])
 K = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
 V = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
@@ -43,9 +44,10 @@ def draw_attention(axes: "Axes") -> None:
         label = " + ".join(terms) + f"\n= {vector(total, 2)}"
         axes.text(2.7, row, label, va="center", fontsize=9)
     axes.set_xticks(
-        range(3), [f"k = {vector(k)}\nv = {vector(v)}" for k, v in zip(K, V, strict=True)]
+        range(3),
+        [f"{t}\nk = {vector(k)}\nv = {vector(v)}" for t, k, v in zip(TOKENS, K, V, strict=True)],
     )
-    axes.set_yticks(range(3), [f"token {i + 1}\nq = {vector(q)}" for i, q in enumerate(Q)])
+    axes.set_yticks(range(3), [f"{t}\nq = {vector(q)}" for t, q in zip(TOKENS, Q, strict=True)])
     axes.tick_params(
         labelsize=9, length=0, top=True, labeltop=True, bottom=False, labelbottom=False
     )

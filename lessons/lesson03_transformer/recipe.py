@@ -32,4 +32,5 @@ INTRODUCES = (
     "minimtp.formats.load",
 )
 
+DETAILS = "the loss of each window model at two other learning rates"
 recipe = replace(previous, learning_rate=3e-3)

@@ -93,12 +93,12 @@ class SiLU:
         silu = self.a * self.s
         return gradient * (silu + self.s * (1 - silu))
 """,
-        "a sigmoid of x limited to 500": """
+        "a sigmoid of x limited to 100": """
 import numpy as np
 
 class SiLU:
     def forward(self, a):
-        self.a, self.s = a, 1 / (1 + np.exp(-np.clip(a, -500, 500)))
+        self.a, self.s = a, 1 / (1 + np.exp(-np.clip(a, -100, 100)))
         return a * self.s
 
     def backward(self, gradient):

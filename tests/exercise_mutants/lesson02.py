@@ -1,6 +1,85 @@
-"""Solutions of lesson 2: the learning rate, the gradient of the loss, and AdamW."""
+"""Solutions of lesson 2: the gradient of the loss, the learning rate, and AdamW."""
 
 from tests.exercise_mutants import Solutions, changed
+
+GRADIENT = """
+import numpy as np
+
+def cross_entropy_backward(logits, targets, log_sum_exp, grad):
+    p = np.exp(logits - log_sum_exp[:, None])
+    rows = np.flatnonzero(targets >= 0)
+    p[rows, targets[rows]] -= 1
+    p[targets < 0] = 0
+    return p * grad[:, None]
+"""
+
+SHIFTED = """
+    logits -= log_sum_exp[:, None]
+    p = np.exp(logits)
+"""
+
+EXERCISES = {}
+
+EXERCISES[1] = Solutions(
+    right={
+        "in place of the probabilities": GRADIENT,
+        "with a one-hot matrix": """
+import numpy as np
+
+def cross_entropy_backward(logits, targets, log_sum_exp, grad):
+    one_hot = targets[:, None] == np.arange(logits.shape[1])
+    weight = (targets != -1) * grad
+    return weight[:, None] * (np.exp(logits - log_sum_exp[:, None]) - one_hot)
+""",
+        "with a softmax of its own": """
+import numpy as np
+
+def cross_entropy_backward(logits, targets, log_sum_exp, grad):
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    for row, target in enumerate(targets):
+        if target == -1:
+            p[row] = 0
+        else:
+            p[row, target] -= 1
+        p[row] *= grad[row]
+    return p
+""",
+    },
+    wrong={
+        "an ignored row has a gradient": changed(GRADIENT, ("    p[targets < 0] = 0\n", "")),
+        "target -1 is the last token": changed(
+            GRADIENT, ("np.flatnonzero(targets >= 0)", "np.arange(len(targets))")
+        ).replace("    p[targets < 0] = 0\n", ""),
+        "token 0 is ignored too": changed(GRADIENT, ("p[targets < 0]", "p[targets <= 0]")),
+        "the softmax with base 2": changed(GRADIENT, ("np.exp(", "np.exp2(")),
+        "the incoming gradient is ignored": changed(GRADIENT, ("p * grad[:, None]", "p")),
+        "the incoming gradient scales only p": changed(
+            GRADIENT,
+            ("log_sum_exp[:, None])\n", "log_sum_exp[:, None]) * grad[:, None]\n"),
+            ("return p * grad[:, None]", "return p"),
+        ),
+        "the mean over the rows": changed(GRADIENT, ("grad[:, None]", "grad[:, None] / len(grad)")),
+        "the target minus p": changed(GRADIENT, ("return p", "return -p")),
+        "the target is not subtracted": changed(GRADIENT, ("-= 1", "-= 0")),
+        "exp overflows": changed(
+            GRADIENT,
+            (
+                "np.exp(logits - log_sum_exp[:, None])",
+                "np.exp(logits) / np.exp(log_sum_exp)[:, None]",
+            ),
+        ),
+        "the incoming gradient is changed": changed(
+            GRADIENT, ("    p[targets < 0] = 0\n", "    grad[targets < 0] = 0\n")
+        ),
+        "every row subtracts 1 at the targets of all rows": changed(
+            GRADIENT, ("p[rows, targets[rows]]", "p[:, targets[rows]]")
+        ),
+        "the logits are changed": changed(
+            GRADIENT, ("    p = np.exp(logits - log_sum_exp[:, None])\n", SHIFTED)
+        ),
+    },
+)
 
 RATE = """
 from minimtp.training.schedule import decay_start
@@ -17,11 +96,19 @@ def learning_rate(recipe, step):
     return rate
 """
 
-EXERCISES = {}
-
-EXERCISES[1] = Solutions(
+EXERCISES[2] = Solutions(
     right={
         "case by case": RATE,
+        "the three lines of the text": """
+def learning_rate(recipe, step):
+    S, factor = recipe.steps, recipe.final_learning_rate_factor
+    W, D = round(recipe.warmup_fraction * S), round(recipe.decay_fraction * S)
+    if step < W:
+        return recipe.learning_rate * (step + 1) / (W + 1)
+    if step < S - D:
+        return recipe.learning_rate
+    return recipe.learning_rate * (1 - (1 - factor) * (step - (S - D)) / D)
+""",
         "the product of two ramps": """
 import numpy as np
 from minimtp.training.schedule import decay_start
@@ -69,81 +156,6 @@ def learning_rate(recipe, step):
         "a parabola": changed(
             RATE,
             ("* (step - start) / (steps - start)", "* ((step - start) / (steps - start)) ** 2"),
-        ),
-    },
-)
-
-GRADIENT = """
-import numpy as np
-
-def cross_entropy_backward(logits, targets, log_sum_exp, grad):
-    p = np.exp(logits - log_sum_exp[:, None])
-    rows = np.flatnonzero(targets >= 0)
-    p[rows, targets[rows]] -= 1
-    p[targets < 0] = 0
-    return p * grad[:, None]
-"""
-
-SHIFTED = """
-    logits -= log_sum_exp[:, None]
-    p = np.exp(logits)
-"""
-
-EXERCISES[2] = Solutions(
-    right={
-        "in place of the probabilities": GRADIENT,
-        "with a one-hot matrix": """
-import numpy as np
-
-def cross_entropy_backward(logits, targets, log_sum_exp, grad):
-    one_hot = targets[:, None] == np.arange(logits.shape[1])
-    weight = (targets != -1) * grad
-    return weight[:, None] * (np.exp(logits - log_sum_exp[:, None]) - one_hot)
-""",
-        "with a softmax of its own": """
-import numpy as np
-
-def cross_entropy_backward(logits, targets, log_sum_exp, grad):
-    p = np.exp(logits - logits.max(axis=1, keepdims=True))
-    p /= p.sum(axis=1, keepdims=True)
-    for row, target in enumerate(targets):
-        if target == -1:
-            p[row] = 0
-        else:
-            p[row, target] -= 1
-        p[row] *= grad[row]
-    return p
-""",
-    },
-    wrong={
-        "an ignored row has a gradient": changed(GRADIENT, ("    p[targets < 0] = 0\n", "")),
-        "target -1 is the last token": changed(
-            GRADIENT, ("np.flatnonzero(targets >= 0)", "np.arange(len(targets))")
-        ).replace("    p[targets < 0] = 0\n", ""),
-        "the incoming gradient is ignored": changed(GRADIENT, ("p * grad[:, None]", "p")),
-        "the incoming gradient scales only p": changed(
-            GRADIENT,
-            ("log_sum_exp[:, None])\n", "log_sum_exp[:, None]) * grad[:, None]\n"),
-            ("return p * grad[:, None]", "return p"),
-        ),
-        "the mean over the rows": changed(GRADIENT, ("grad[:, None]", "grad[:, None] / len(grad)")),
-        "the target minus p": changed(GRADIENT, ("return p", "return -p")),
-        "the target is not subtracted": changed(GRADIENT, ("-= 1", "-= 0")),
-        "exp overflows": changed(
-            GRADIENT,
-            (
-                "np.exp(logits - log_sum_exp[:, None])",
-                "np.exp(logits) / np.exp(log_sum_exp)[:, None]",
-            ),
-        ),
-        "the incoming gradient is changed": changed(
-            GRADIENT, ("    p[targets < 0] = 0\n", "    grad[targets < 0] = 0\n")
-        ),
-        "every row subtracts 1 at the targets of all rows": changed(
-            GRADIENT, ("p[rows, targets[rows]]", "p[:, targets[rows]]")
-        ),
-        "the logits are changed": changed(
-            GRADIENT, ("    p = np.exp(logits - log_sum_exp[:, None])\n", SHIFTED)
         ),
     },
 )

@@ -107,6 +107,22 @@ def cached_attention(q, keys, values, start, scale):
         result[:, head] = weights @ values[:seen, head // share]
     return result
 """,
+        "the weights of the heads sum to 1, not those of the positions": """
+import numpy as np
+
+def cached_attention(q, keys, values, start, scale):
+    rows, heads, _ = q.shape
+    result = np.empty_like(q)
+    for t in range(rows):
+        seen = start + t + 1
+        groups = np.arange(heads) // (heads // len(keys))
+        scores = np.array([scale * q[t, h] @ keys[groups[h], :, :seen] for h in range(heads)])
+        weights = np.exp(scores - scores.max(axis=0))
+        weights /= weights.sum(axis=0)
+        for h in range(heads):
+            result[t, h] = weights[h] @ values[:seen, groups[h]]
+    return result
+""",
         "the keys instead of the values": changed(
             ATTENTION, ("values[:seen, group]", "keys[group, :, :seen].T")
         ),
@@ -165,6 +181,9 @@ def rotate(x, cos, sin):
             ),
         ),
         "only the even channels": changed(ROTATE, ("even * sin + odd * cos", "odd")),
+        "the odd channels read the new even ones": changed(
+            ROTATE, ("= even * sin + odd * cos", "= result[..., 0::2] * sin + odd * cos")
+        ),
         "x is changed": changed(ROTATE, ("np.empty_like(x)", "x")),
         "x is changed, with the right result": changed(
             ROTATE, ("    return result", "    x[:] = result\n    return result")
@@ -222,6 +241,9 @@ def causal_softmax_backward(grad, probabilities, scale):
         "the sum of each matrix": changed(BACKWARD, ("axis=-1", "axis=(-1, -2)")),
         "no scale": changed(BACKWARD, ("scale * prob", "prob")),
         "divided by the scale": changed(BACKWARD, ("scale * prob", "1 / scale * prob")),
+        "only the derivative of a probability by its own score": changed(
+            BACKWARD, ("(grad - mean)", "grad * (1 - probabilities)")
+        ),
         "the average is not weighted": changed(
             BACKWARD,
             ("scale * probabilities * (grad - mean)", "scale * (probabilities * grad - mean)"),

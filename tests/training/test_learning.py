@@ -1,4 +1,4 @@
-"""The arithmetic of learning: the gradient of the loss, AdamW, and the learning rate."""
+"""The arithmetic of learning: the gradient of the loss, the learning rate, and AdamW."""
 
 import pytest
 from hypothesis import given
@@ -9,33 +9,6 @@ from minimtp.kernels import plain
 from minimtp.training import schedule
 from minimtp.training.recipe import Recipe
 from tests.strategies import recipes
-
-
-@given(recipes())
-def test_the_learning_rate_rises_holds_and_falls_without_ever_being_zero(own, recipe):
-    rates = [own(schedule.learning_rate)(recipe, step) for step in range(recipe.steps)]
-    peak, start = recipe.learning_rate, schedule.decay_start(recipe)
-    warm = round(recipe.warmup_fraction * recipe.steps)
-    for step, rate in enumerate(rates):
-        assert 0 < rate <= peak, f"step {step}: expected more than 0 and at most {peak}, got {rate}"
-    assert rates[:warm] == sorted(rates[:warm])
-    assert all(rate == peak for rate in rates[warm : start + 1])
-    assert rates[start:] == sorted(rates[start:], reverse=True)
-    assert all(
-        rate >= peak * recipe.final_learning_rate_factor * (1 - 1e-12) for rate in rates[start:]
-    )
-
-
-def test_the_learning_rates_of_a_small_run_equal_values_computed_by_hand(own):
-    recipe = Recipe(
-        tokens=10 * 8 * 256,
-        learning_rate=1.0,
-        warmup_fraction=0.17,  # 1.7 steps, rounded to 2
-        decay_fraction=0.4,
-        final_learning_rate_factor=0.2,
-    )
-    rates = [round(own(schedule.learning_rate)(recipe, step), 12) for step in range(10)]
-    assert rates == [round(1 / 3, 12), round(2 / 3, 12), 1, 1, 1, 1, 1, 0.8, 0.6, 0.4]
 
 
 def test_the_gradient_of_cross_entropy_is_the_probabilities_minus_one_hot_targets(own):
@@ -87,6 +60,33 @@ def test_the_gradient_of_cross_entropy_equals_a_difference_quotient(own, seed, r
     assert float((received * direction).sum()) == pytest.approx(
         (above - below) / 2e-6, rel=1e-6, abs=1e-7
     )
+
+
+@given(recipes())
+def test_the_learning_rate_rises_holds_and_falls_without_ever_being_zero(own, recipe):
+    rates = [own(schedule.learning_rate)(recipe, step) for step in range(recipe.steps)]
+    peak, start = recipe.learning_rate, schedule.decay_start(recipe)
+    warm = round(recipe.warmup_fraction * recipe.steps)
+    for step, rate in enumerate(rates):
+        assert 0 < rate <= peak, f"step {step}: expected more than 0 and at most {peak}, got {rate}"
+    assert rates[:warm] == sorted(rates[:warm])
+    assert all(rate == peak for rate in rates[warm : start + 1])
+    assert rates[start:] == sorted(rates[start:], reverse=True)
+    assert all(
+        rate >= peak * recipe.final_learning_rate_factor * (1 - 1e-12) for rate in rates[start:]
+    )
+
+
+def test_the_learning_rates_of_a_small_run_equal_values_computed_by_hand(own):
+    recipe = Recipe(
+        tokens=10 * 8 * 256,
+        learning_rate=1.0,
+        warmup_fraction=0.17,  # 1.7 steps, rounded to 2
+        decay_fraction=0.4,
+        final_learning_rate_factor=0.2,
+    )
+    rates = [round(own(schedule.learning_rate)(recipe, step), 12) for step in range(10)]
+    assert rates == [round(1 / 3, 12), round(2 / 3, 12), 1, 1, 1, 1, 1, 0.8, 0.6, 0.4]
 
 
 def adamw(own, values, gradients, steps, decay_mask=0.0, **settings):

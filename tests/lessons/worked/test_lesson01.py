@@ -1,4 +1,4 @@
-"""Lesson 1, by hand: a graph of five nodes, and the gradients of broadcast inputs."""
+"""Lesson 1: a graph of five nodes, and the gradients of broadcast inputs."""
 
 import doctest
 import re
@@ -10,8 +10,8 @@ from lessons.lesson01_autograd.diagram import NAMES, numbers
 from minimtp.backend import numpy as np
 from minimtp.engine.broadcasting import undo_broadcasting
 from tests.lessons.helpers import text
+from tests.lessons.worked.reading import second_evening
 
-SECTION = re.search(r"^## By hand$(.*?)^## ", text(1), re.MULTILINE | re.DOTALL)[1]
 IDEA = re.search(r"^## The idea$(.*?)^## ", text(1), re.MULTILINE | re.DOTALL)[1]
 
 
@@ -59,7 +59,7 @@ def test_the_lines_to_try_print_the_gradients_of_the_picture():
 
 
 def test_the_gradients_of_a_repeated_row_and_of_a_repeated_column():
-    table = re.search(r"an input \(2,\).*\n((?:        .*\n)+)", SECTION)[1]
+    table = re.search(r"an input \(2,\).*\n((?:        .*\n)+)", second_evening(1))[1]
     numbers = [[float(number) for number in line.split()] for line in table.splitlines()]
     gradient = np.array([line[:2] for line in numbers])
     assert gradient.shape == (3, 2)
