@@ -14,6 +14,7 @@ from minimtp.decode.rules.matching import (
 )
 from minimtp.decode.rules.rule import Children, Coupling, PerturbedArgmax, Scores
 from minimtp.decode.rules.tree import Tree
+from minimtp.decode.sampling.params import SamplingParams
 
 
 class Greedy:
@@ -42,7 +43,7 @@ class Greedy:
         return require_finite(*matching_path(choices.__getitem__, tree))
 
     def perturbed_argmax(self, depth: int, xp: ModuleType = np) -> PerturbedArgmax:
-        return PerturbedArgmax(temperature=1.0, noise=None)
+        return PerturbedArgmax(SamplingParams(), noise=None)
 
     def softmax_points(self, depth: int) -> None:
         """Return None: drafts are not sampled from a softmax."""

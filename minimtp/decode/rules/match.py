@@ -52,10 +52,8 @@ class Match:
     def verify_tree(self, logits: Array, tree: Tree) -> tuple[list[int], int]:
         return require_finite(*matching_path(self._sampler(logits), tree))
 
-    def perturbed_argmax(self, depth: int, xp: ModuleType = np) -> PerturbedArgmax | None:
-        if self.sampling.truncates:
-            return None
-        return PerturbedArgmax(self.sampling.temperature, noise=None)
+    def perturbed_argmax(self, depth: int, xp: ModuleType = np) -> PerturbedArgmax:
+        return PerturbedArgmax(self.sampling, noise=None)
 
     def softmax_points(self, depth: int) -> None:
         """Return None: drafts are not sampled from a softmax."""

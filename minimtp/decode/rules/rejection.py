@@ -81,5 +81,5 @@ class RejectionRule(ABC):
         return None
 
     def softmax_points(self, depth: int) -> SoftmaxPoints | None:
-        points = None if self.sampling.truncates else self.rng.points(depth)
-        return None if points is None else SoftmaxPoints(self.sampling.temperature, points)
+        points = self.rng.points(depth)
+        return None if points is None else SoftmaxPoints(self.sampling, points)

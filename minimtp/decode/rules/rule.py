@@ -38,6 +38,7 @@ from typing import NamedTuple, Protocol
 from minimtp.backend import Array
 from minimtp.backend import numpy as np
 from minimtp.decode.rules.tree import Tree
+from minimtp.decode.sampling.params import SamplingParams
 
 
 class Coupling(Enum):
@@ -60,18 +61,21 @@ class Children(NamedTuple):
 
 
 class PerturbedArgmax(NamedTuple):
-    """Each draft is argmax(logits / temperature + noise); ties go to the lowest id."""
+    """Each draft is the argmax of the logits, or of their scores (`SamplingParams.scores`) + noise;
+    ties go to the lowest id.
+    """
 
-    temperature: float
+    sampling: SamplingParams
     noise: Array | None  # (depth, V) float64, one row per draft; None means no noise
 
 
 class SoftmaxPoints(NamedTuple):
-    """Each draft is sampled from the softmax of logits / temperature: it is the token at which the
-    cumulative probability exceeds the draft's point (inverse transform sampling).
+    """Each draft is sampled from the softmax of its scores (`SamplingParams.scores`): it is the
+    token at which the cumulative probability exceeds the draft's point (inverse transform
+    sampling).
     """
 
-    temperature: float
+    sampling: SamplingParams
     points: np.ndarray  # (depth,) float64, from 0 up to 1, but not 1
 
 

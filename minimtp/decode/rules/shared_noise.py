@@ -68,11 +68,8 @@ class SharedNoise:
         self.position += len(path) + 1
         return path, token
 
-    def perturbed_argmax(self, depth: int, xp: ModuleType = np) -> PerturbedArgmax | None:
-        if self.sampling.truncates:
-            return None
-        noise = self.noise.rows(self.position, depth, xp)
-        return PerturbedArgmax(self.sampling.temperature, noise)
+    def perturbed_argmax(self, depth: int, xp: ModuleType = np) -> PerturbedArgmax:
+        return PerturbedArgmax(self.sampling, self.noise.rows(self.position, depth, xp))
 
     def softmax_points(self, depth: int) -> None:
         """Return None: drafts are not sampled from a softmax."""

@@ -21,6 +21,7 @@ cheap.
 
 from dataclasses import dataclass
 
+from minimtp import kernels
 from minimtp.arguments import check_fields, number, whole
 from minimtp.backend import Array, array_module
 from minimtp.backend import numpy as np
@@ -56,6 +57,11 @@ class SamplingParams:
         return self.temperature == 0 or self.top_k == 1
 
     @property
+    def shaping(self) -> tuple[float, int, float]:
+        """Return temperature, top_k and top_p, as the kernels take them; not if greedy."""
+        return self.temperature, self.top_k, self.top_p
+
+    @property
     def truncates(self) -> bool:
         """Whether top-k or top-p may exclude tokens."""
         return self.top_k > 0 or self.top_p < 1
@@ -72,9 +78,7 @@ class SamplingParams:
             return scores
         with np.errstate(over="ignore"):
             scores = logits if self.temperature == 1 else logits / self.temperature
-        if 0 < self.top_k < scores.shape[-1] or self.top_p < 1:
-            scores = xp.where(self._keeps(scores), scores, -xp.inf)
-        return scores
+        return kernels.for_array(scores).truncate(scores, self.top_k, self.top_p)
 
     def probabilities(self, logits: Array) -> Array:
         """Return the probabilities (R, V), float64, of logits (R, V) of any float type.
@@ -86,24 +90,6 @@ class SamplingParams:
             _finite_maxima(logits)
             return xp.exp(self.scores(logits), dtype=xp.float64)
         return softmax(self.scores(logits))
-
-    def _keeps(self, scores: Array) -> Array:
-        """Return which tokens remain after top-k and top-p: scores (R, V) -> bool (R, V)."""
-        xp = array_module(scores)
-        order = xp.argsort(-scores, axis=-1, kind="stable")  # stable: ties go to the lowest id
-        survives = xp.ones(scores.shape, bool)  # by rank
-        if 0 < self.top_k < scores.shape[-1]:
-            survives[:, self.top_k :] = False
-        if self.top_p < 1:
-            ranked = xp.where(survives, xp.take_along_axis(scores, order, axis=-1), -xp.inf)
-            with np.errstate(invalid="ignore"):  # an infinite logit: the rule that samples finds it
-                ranked = _softmax(ranked, ranked[:, :1])
-            mass_before = xp.cumsum(ranked, axis=-1) - ranked
-            survives &= mass_before < self.top_p  # keeps the token that reaches top_p
-            survives[:, 0] = True
-        rank = xp.argsort(order, axis=-1)  # the inverse permutation: token -> rank
-        keeps = xp.take_along_axis(survives, rank, axis=-1)
-        return keeps | xp.isnan(scores)  # NaN sorts last: keep it, so that sampling detects it
 
 
 GREEDY = SamplingParams(temperature=0.0)
@@ -119,13 +105,8 @@ def softmax(scores: Array) -> Array:
     Exponentials are computed in the scores' precision, sums in float64.
     Raises UserError if the maximum of a row is not finite.
     """
-    return _softmax(scores, _finite_maxima(scores))
-
-
-def _softmax(scores: Array, maxima: Array) -> Array:
-    """`softmax` of scores (R, V) whose rows have the maxima (R, 1). Does not wait for the GPU."""
     xp = array_module(scores)
-    weights = xp.exp(scores - maxima).astype(xp.float64)
+    weights = xp.exp(scores - _finite_maxima(scores)).astype(xp.float64)
     weights /= weights.sum(axis=-1, keepdims=True)
     return weights
 

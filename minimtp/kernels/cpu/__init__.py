@@ -69,6 +69,7 @@ from minimtp.kernels.cpu.steps import (
     ranges,
     signed_extremes,
 )
+from minimtp.kernels.cpu.truncation import truncate
 
 __all__ = [
     "adamw", "batched_trunk_step", "cached_attention", "causal_softmax", "causal_softmax_backward",
@@ -86,7 +87,7 @@ __all__ = [
     "rms_norm", "rms_norm_backward", "rotate", "sample", "signed_extremes",
     "soft_cross_entropy",
     "soft_cross_entropy_backward", "softmax_rows", "swiglu", "swiglu_backward",
-    "transformer_block", "trunk_step", "verify_chain", "with_threads",
+    "transformer_block", "truncate", "trunk_step", "verify_chain", "with_threads",
 ]  # fmt: skip
 
 

@@ -76,6 +76,7 @@ from minimtp.kernels.plain import (  # cuBLAS, and CuPy's own kernels
     soft_cross_entropy,
     soft_cross_entropy_backward,
     softmax_rows,
+    truncate,
     verify_chain,
 )
 
@@ -95,5 +96,5 @@ __all__ = [
     "rms_norm", "rms_norm_backward", "rotate", "sample", "signed_extremes",
     "soft_cross_entropy",
     "soft_cross_entropy_backward", "softmax_rows", "swiglu", "swiglu_backward",
-    "transformer_block", "trunk_step", "verify_chain", "with_threads",
+    "transformer_block", "truncate", "trunk_step", "verify_chain", "with_threads",
 ]  # fmt: skip

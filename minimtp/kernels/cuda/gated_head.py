@@ -12,6 +12,7 @@ from minimtp.kernels.cuda.sampling import choose_into
 from minimtp.kernels.cuda.training import gated_update, rms_norm
 from minimtp.kernels.plain.decoding.gated_head import (
     TokenParts,
+    argmax_chain,
     draft_tree,
     noise_of,
     sampled_chain,
@@ -56,9 +57,17 @@ def _next_logits(state, token_part, step):
 
 
 def gated_draft(
-    state, token, token_parts, depth, min_confidence, step, noise=None, temperature=1.0
-):
-    """As in plain/decoding/gated_head.py. The host waits once, for all `depth` tokens together."""
+    state, token, token_parts, depth, min_confidence, step, noise=None,
+    temperature=1.0, top_k=0, top_p=1.0,
+):  # fmt: skip
+    """As in plain/decoding/gated_head.py. The host waits once, for all `depth` tokens together,
+    unless top-k or top-p sort the scores, which a graph cannot record.
+    """
+    if noise is not None and (top_k > 0 or top_p < 1):
+        follow, shaping = _steps(state, token_parts, step), (temperature, top_k, top_p)
+        return argmax_chain(
+            follow, state, token, depth, min_confidence, noise, shaping, step.tokens
+        )
     inputs = () if noise is None else (noise_of(step.tokens, array_module(state).asarray(noise)),)
     temperature = 1.0 if noise is None else float(temperature)
 
@@ -90,22 +99,25 @@ def gated_draft(
 
 
 def gated_sampled_draft(
-    state, token, token_parts, depth, min_confidence, step, points, temperature
+    state, token, token_parts, depth, min_confidence, step, points, temperature, top_k=0, top_p=1.0
 ):
-    def follow(token):
-        return gated_step(state, token_parts[token], step)
+    follow, shaping = _steps(state, token_parts, step), (temperature, top_k, top_p)
+    return sampled_chain(follow, state, token, depth, min_confidence, points, shaping, step.tokens)
 
-    return sampled_chain(
-        follow, state, token, depth, min_confidence, points, temperature, step.tokens
-    )
+
+def _steps(state, token_parts, step):
+    """Return a function token (1,) -> logits (1, V') and their maximum probability."""
+    return lambda token: gated_step(state, token_parts[token], step)
 
 
 def gated_tree(
-    state, token, token_parts, sizes, min_acceptance, sharpness, step, noise=None, temperature=1.0
-):
+    state, token, token_parts, sizes, min_acceptance, sharpness, step, noise=None,
+    temperature=1.0, top_k=0, top_p=1.0,
+):  # fmt: skip
     def follow(state, token):
         return _next_logits(state, token_parts[token], step)
 
+    shaping = temperature, top_k, top_p
     return draft_tree(
-        follow, state, token, sizes, min_acceptance, sharpness, noise, temperature, step.tokens
+        follow, state, token, sizes, min_acceptance, sharpness, noise, shaping, step.tokens
     )

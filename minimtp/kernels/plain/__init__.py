@@ -81,7 +81,7 @@ from minimtp.kernels.plain.quantize import (
     fake_quantize_q8_0,
     quantize_activations,
 )
-from minimtp.kernels.plain.sampling import choose, sample
+from minimtp.kernels.plain.sampling import choose, sample, truncate
 from minimtp.kernels.plain.steps import (
     clipped_gradient,
     fake_quantize_with_steps,
@@ -108,5 +108,5 @@ __all__ = [
     "rms_norm", "rms_norm_backward", "rotate", "sample", "signed_extremes",
     "soft_cross_entropy",
     "soft_cross_entropy_backward", "softmax_rows", "swiglu", "swiglu_backward",
-    "transformer_block", "trunk_step", "verify_chain", "with_threads",
+    "transformer_block", "truncate", "trunk_step", "verify_chain", "with_threads",
 ]  # fmt: skip

@@ -1,4 +1,6 @@
-"""Choosing tokens in plain array code: the best after noise was added, or by their probability."""
+"""Choosing tokens in plain array code: the best after noise was added, by their probability, or the
+most likely ones for top-k and top-p.
+"""
 
 from minimtp.backend import Array, array_module
 from minimtp.backend import numpy as np
@@ -41,3 +43,31 @@ def sample(logits: Array, temperatures: Array, points: Array) -> Array:
     reached &= cumulative < cumulative[:, -1:]
     tokens = xp.where(temperatures == 0, best, reached.sum(axis=-1))
     return xp.where(xp.isfinite(maxima), tokens, -1)
+
+
+def truncate(scores: Array, top_k: int, top_p: float) -> Array:
+    """Return scores (R, V) with -inf for all tokens that are not kept.
+
+    Of each row, the top_k highest scores are kept (0: all), and of these the highest until their
+    probabilities, the softmax of the kept scores, reach top_p together (1: all). Ties go to the
+    lowest token, and the highest score is always kept. So are all scores that are NaN, so that
+    whoever samples finds them. If all are kept, the result is `scores`.
+    """
+    if not 0 < top_k < scores.shape[-1] and top_p >= 1:
+        return scores
+    xp = array_module(scores)
+    order = xp.argsort(-scores, axis=-1, kind="stable")  # stable: ties go to the lowest token
+    survives = xp.ones(scores.shape, bool)  # by rank
+    if 0 < top_k < scores.shape[-1]:
+        survives[:, top_k:] = False
+    if top_p < 1:
+        ranked = xp.where(survives, xp.take_along_axis(scores, order, axis=-1), -xp.inf)
+        with np.errstate(over="ignore", invalid="ignore"):  # infinite: whoever samples finds it
+            ranked = xp.exp(ranked - ranked[:, :1]).astype(xp.float64)
+            ranked /= ranked.sum(axis=-1, keepdims=True)
+        mass_before = xp.cumsum(ranked, axis=-1) - ranked
+        survives &= mass_before < top_p  # keeps the token that reaches top_p
+        survives[:, 0] = True
+    rank = xp.argsort(order, axis=-1)  # the inverse permutation: token -> rank
+    keeps = xp.take_along_axis(survives, rank, axis=-1)
+    return xp.where(keeps | xp.isnan(scores), scores, -xp.inf)

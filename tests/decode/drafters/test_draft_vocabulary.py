@@ -141,15 +141,18 @@ def test_drafts_and_logits_are_those_of_the_training_code_at_the_rows_of_the_voc
         assert drafts[k] == ids[int(logits.argmax())]
 
 
+SAMPLINGS = [SamplingParams(0.6), SamplingParams(1.0), SamplingParams(0.8, top_k=6, top_p=0.7)]
+
+
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("temperature", [0.0, 0.6, 1.0])
+@pytest.mark.parametrize("sampling", [GREEDY, *SAMPLINGS], ids=str)
 @pytest.mark.parametrize("rule", ["shared-noise", "match"])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_compiled_chains_and_trees_of_some_tokens_equal_those_sampled_token_by_token(
-    rule, temperature, dtype, kind
+    rule, sampling, dtype, kind
 ):
     model = model_with(range(1, 40, 2), vocabulary_size=40, dtype=dtype, kind=kind)
-    drafter, sampling = drafter_after(model, [3, 1, 4, 1, 5]), SamplingParams(temperature)
+    drafter = drafter_after(model, [3, 1, 4, 1, 5])
     for seed in range(20):
         whole, asked = (make_rule(rule, sampling, seed, 40, 5) for _ in range(2))
         asked.perturbed_argmax = lambda depth, xp=np: None
@@ -163,15 +166,15 @@ def test_compiled_chains_and_trees_of_some_tokens_equal_those_sampled_token_by_t
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("temperature", [0.6, 1.0])
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
 @pytest.mark.parametrize("rule", ["token", "block"])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_chains_sampled_in_one_call_have_scores_of_the_vocabulary_alone(
-    rule, temperature, dtype, kind
+    rule, sampling, dtype, kind
 ):
     ids = list(range(1, 40, 2))
     model = model_with(ids, vocabulary_size=40, dtype=dtype, kind=kind)
-    drafter, sampling = drafter_after(model, [3, 1, 4, 1, 5]), SamplingParams(temperature)
+    drafter = drafter_after(model, [3, 1, 4, 1, 5])
     for seed in range(20):
         whole, asked = (make_rule(rule, sampling, seed, 40, 5) for _ in range(2))
         asked.softmax_points = lambda depth: None

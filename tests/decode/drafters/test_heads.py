@@ -134,14 +134,14 @@ def test_trees_grow_from_the_logits_of_the_training_code_after_each_path(kind, l
     assert drafts.tolist() == trained_draft(model, text, 2)[0]
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.6, 1.0])
+SAMPLINGS = [SamplingParams(0.6), SamplingParams(1.0), SamplingParams(0.8, top_k=4, top_p=0.7)]
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, *SAMPLINGS], ids=str)
 @pytest.mark.parametrize("rule", ["shared-noise", "match"])
-def test_compiled_chains_and_trees_equal_those_sampled_token_by_token(rule, temperature):
-    model, text, sampling = (
-        model_with("token_conditioned"),
-        [3, 1, 4, 1, 5],
-        SamplingParams(temperature),
-    )
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_compiled_chains_and_trees_equal_those_sampled_token_by_token(rule, sampling, dtype):
+    model, text = model_with("token_conditioned", dtype), [3, 1, 4, 1, 5]
     drafter = head_drafter(model.heads, ModelRunner(model.trunk, layers=model.layers))
     drafter.reset(text[0])
     drafter.commit(model.trunk_states(np.array([text[:-1]])).data[0], np.array(text[1:]))
@@ -155,20 +155,17 @@ def test_compiled_chains_and_trees_equal_those_sampled_token_by_token(rule, temp
             assert (one.tokens, one.depths) == (other.tokens, other.depths)
 
 
-@pytest.mark.parametrize("temperature", [0.6, 1.0])
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
 @pytest.mark.parametrize("rule", ["token", "block"])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_chains_sampled_in_one_call_equal_those_sampled_token_by_token(rule, temperature, dtype):
+def test_chains_sampled_in_one_call_equal_those_sampled_token_by_token(rule, sampling, dtype):
     model, text = model_with("token_conditioned", dtype), [3, 1, 4, 1, 5]
     drafter = head_drafter(model.heads, ModelRunner(model.trunk))
     drafter.reset(text[0])
     drafter.commit(model.hidden(np.array([text[:-1]])).data[0], np.array(text[1:]))
     drafter.min_confidence = 0.0
     for seed in range(20):
-        whole, asked = (
-            make_rule(rule, SamplingParams(temperature), seed, SHAPE.vocabulary_size, 5)
-            for _ in range(2)
-        )
+        whole, asked = (make_rule(rule, sampling, seed, SHAPE.vocabulary_size, 5) for _ in range(2))
         asked.softmax_points = lambda depth: None
         drafts, scores = drafter.draft(DEPTH, whole)
         expected, rows = drafter.draft(DEPTH, asked)

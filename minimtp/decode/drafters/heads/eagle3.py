@@ -197,7 +197,7 @@ class Eagle3Drafter:
             if argmax is None and softmax is not None:
                 drafts, scores = sampled_chain(
                     follow, self._state, self._pending, depth, self.min_confidence, softmax.points,
-                    softmax.temperature, self._ids,
+                    softmax.sampling.shaping, self._ids,
                 )  # fmt: skip
                 ids = self._host_ids
                 return drafts, scores if ids is None else VocabularyScores(scores, ids)
@@ -243,7 +243,7 @@ class Eagle3Drafter:
         """Return the token (1,) of the highest logit (1, V'), with the noise of a draft."""
         if argmax.noise is not None:
             noise = noise_of(self._ids, argmax.noise[index : index + 1])
-            logits = logits / argmax.temperature + noise
+            logits = argmax.sampling.scores(logits) + noise
         return tokens_at(self._ids, logits.argmax(axis=-1))
 
     def _of_all_tokens(self, logits: Array) -> Array:

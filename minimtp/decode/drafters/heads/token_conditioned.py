@@ -90,13 +90,17 @@ class TokenConditionedDrafter:
             argmax = rule.perturbed_argmax(depth, self._xp)
             if argmax is not None:
                 drafts = self._kernel.gated_draft(
-                    *start, self.min_confidence, self._step, argmax.noise, argmax.temperature
+                    *start, self.min_confidence, self._step, argmax.noise, *argmax.sampling.shaping
                 )
                 return drafts, None
             softmax = rule.softmax_points(depth)
             if softmax is not None:
                 drafts, scores = self._kernel.gated_sampled_draft(
-                    *start, self.min_confidence, self._step, softmax.points, softmax.temperature
+                    *start,
+                    self.min_confidence,
+                    self._step,
+                    softmax.points,
+                    *softmax.sampling.shaping,
                 )
                 ids = self._host_ids
                 return drafts, scores if ids is None else VocabularyScores(scores, ids)
@@ -120,7 +124,7 @@ class TokenConditionedDrafter:
             sizes, sharpness = (nodes, depth, WIDTH), SHARPNESS[rule.coupling]
             tokens, parents = self._kernel.gated_tree(
                 self._hidden, self._pending, self._token_parts, sizes, min_acceptance, sharpness,
-                self._step, argmax.noise, argmax.temperature,
+                self._step, argmax.noise, *argmax.sampling.shaping,
             )  # fmt: skip
             return depth_first(tokens.tolist(), parents.tolist())
         states = {-1: self._hidden}  # by node

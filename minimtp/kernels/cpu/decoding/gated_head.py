@@ -13,6 +13,7 @@ from minimtp.kernels.cpu.matrices.embedding_rows import decode_rows, embedding
 from minimtp.kernels.cpu.matrices.packed_linear import linear, multiply
 from minimtp.kernels.cpu.norms import normalize, rms_norm
 from minimtp.kernels.cpu.sampling import pick, softmax_weights
+from minimtp.kernels.cpu.truncation import truncate_row
 from minimtp.kernels.plain.decoding.gated_head import TokenParts
 
 ONE = np.float32(1)
@@ -90,12 +91,13 @@ def _gated_step(state, token_part, weights, logits):
 
 
 def gated_draft(
-    state, token, token_parts, depth, min_confidence, step, noise=None, temperature=1.0
-):
+    state, token, token_parts, depth, min_confidence, step, noise=None,
+    temperature=1.0, top_k=0, top_p=1.0,
+):  # fmt: skip
     drafts = np.empty(depth, np.int64)
     noise = NO_NOISE if noise is None else noise
-    numbers = np.float32(min_confidence), np.float32(temperature)
-    settings = token, *numbers, step.vocabulary, step.tokens
+    shaping = np.float32(temperature), top_k, float(top_p)
+    settings = token, np.float32(min_confidence), shaping, step.vocabulary, step.tokens
     count = _draft(state, _sources(token_parts), step.weights, settings, noise, drafts)
     return drafts[:count]
 
@@ -103,7 +105,7 @@ def gated_draft(
 @compiled
 def _draft(state, sources, weights, settings, noise, drafts):
     """Write the drafts. Return their number."""
-    token, min_confidence, temperature, vocabulary, tokens = settings
+    token, min_confidence, shaping, vocabulary, tokens = settings
     logits, confidence = np.empty((1, vocabulary), np.float32), ONE
     buffer = np.empty((1, 2 * state.shape[1]), np.float32)
     for index in range(drafts.shape[0]):
@@ -114,7 +116,8 @@ def _draft(state, sources, weights, settings, noise, drafts):
         if noise.shape[0] == 0:
             token = logits[0].argmax()
         else:
-            token = (logits[0] / temperature + _noise_of(tokens, noise[index])).argmax()
+            _shape(logits[0], shaping)
+            token = (logits[0] + _noise_of(tokens, noise[index])).argmax()
         if tokens.shape[0] > 0:
             token = tokens[token]
         drafts[index] = token
@@ -122,11 +125,12 @@ def _draft(state, sources, weights, settings, noise, drafts):
 
 
 def gated_sampled_draft(
-    state, token, token_parts, depth, min_confidence, step, points, temperature
+    state, token, token_parts, depth, min_confidence, step, points, temperature, top_k=0, top_p=1.0
 ):
     drafts = np.empty(depth, np.int64)
     scores = np.empty((depth, step.vocabulary), np.float32)
-    settings = token, np.float32(min_confidence), np.float32(temperature), step.tokens
+    shaping = np.float32(temperature), top_k, float(top_p)
+    settings = token, np.float32(min_confidence), shaping, step.tokens
     sources = _sources(token_parts)
     count = _sampled_draft(state, sources, step.weights, settings, points, drafts, scores)
     return drafts[:count], scores[:count]
@@ -135,7 +139,7 @@ def gated_sampled_draft(
 @compiled
 def _sampled_draft(state, sources, weights, settings, points, drafts, scores):
     """Write the drafts and their scores. Return their number."""
-    token, min_confidence, temperature, tokens = settings
+    token, min_confidence, shaping, tokens = settings
     buffer = np.empty((1, 2 * state.shape[1]), np.float32)
     shares, confidence = np.empty(scores.shape[1], np.float32), ONE
     for index in range(drafts.shape[0]):
@@ -143,9 +147,7 @@ def _sampled_draft(state, sources, weights, settings, points, drafts, scores):
         confidence *= _gated_step(state, part, weights, scores[index : index + 1])
         if confidence < min_confidence:
             return index
-        if temperature != ONE:
-            for v in range(scores.shape[1]):
-                scores[index, v] /= temperature
+        _shape(scores[index], shaping)
         softmax_weights(scores[index], ONE, shares)
         # Of -1, logits that are not finite, any token: the scores fail in verification.
         token = max(0, pick(points[index], shares))
@@ -156,19 +158,32 @@ def _sampled_draft(state, sources, weights, settings, points, drafts, scores):
 
 
 @compiled
+def _shape(logits, shaping):
+    """Replace the logits (V',) by their scores. See `scores_of` in the plain file."""
+    temperature, top_k, top_p = shaping
+    if temperature != ONE:
+        for v in range(logits.shape[0]):
+            logits[v] /= temperature
+    if 0 < top_k < logits.shape[0] or top_p < 1.0:
+        truncate_row(logits, top_k, top_p)
+
+
+@compiled
 def _noise_of(tokens, noise):
     """Return the part of the noise (V,) that belongs to the tokens."""
     return noise if tokens.shape[0] == 0 else noise[tokens]
 
 
 def gated_tree(
-    state, token, token_parts, sizes, min_acceptance, sharpness, step, noise=None, temperature=1.0
-):
+    state, token, token_parts, sizes, min_acceptance, sharpness, step, noise=None,
+    temperature=1.0, top_k=0, top_p=1.0,
+):  # fmt: skip
     nodes, depth, width = sizes
     tokens, parents = np.empty(nodes + 1, np.int64), np.empty(nodes + 1, np.int64)
     noise = NO_NOISE if noise is None else noise
-    floats = float(min_acceptance), np.float32(sharpness), np.float32(temperature)
-    settings = token, depth, width, *floats, step.vocabulary, step.tokens
+    shaping = np.float32(temperature), top_k, float(top_p)
+    floats = float(min_acceptance), np.float32(sharpness)
+    settings = token, depth, width, *floats, shaping, step.vocabulary, step.tokens
     count = _tree(state, _sources(token_parts), step.weights, settings, noise, tokens, parents)
     return tokens[:count], parents[:count]
 
@@ -176,7 +191,7 @@ def gated_tree(
 @compiled
 def _tree(state, sources, weights, settings, noise, tokens, parents):
     """Write the tokens and parents of the nodes. Return the number of nodes."""
-    token, depth, width, min_acceptance, sharpness, temperature, vocabulary, ids = settings
+    token, depth, width, min_acceptance, sharpness, shaping, vocabulary, ids = settings
     max_nodes = tokens.shape[0]
     states = np.empty((max_nodes, state.shape[1]), np.float32)
     depths = np.empty(max_nodes, np.int64)
@@ -195,7 +210,8 @@ def _tree(state, sources, weights, settings, noise, tokens, parents):
             taken[node] = 0
             part = _token_part(tokens[node], sources, weights[5], buffer)
             _gated_step(states[node : node + 1], part, weights, logits)
-            scores[:] = logits[0] / temperature
+            _shape(logits[0], shaping)
+            scores[:] = logits[0]
             if noise.shape[0] > 0:
                 scores += _noise_of(ids, noise[depths[node]])
             _most_probable(scores, sharpness, candidates[node], probabilities[node])
@@ -217,13 +233,15 @@ def _tree(state, sources, weights, settings, noise, tokens, parents):
 
 @compiled
 def _most_probable(scores, sharpness, tokens, probabilities):
-    """Write the tokens with the highest scores, and the softmax of sharpness * scores at them.
+    """Write the tokens with the highest scores, and the softmax of sharpness * scores at them, -1
+    for a score of -inf.
 
     Ties go to the lowest id. Overwrites the scores.
     """
     weights = (scores - scores.max()).astype(np.float32)
     total = exponentiate(weights, ZERO, sharpness)
     for rank in range(tokens.shape[0]):
-        tokens[rank] = scores.argmax()
-        scores[tokens[rank]] = -np.inf
-        probabilities[rank] = weights[tokens[rank]] / total
+        token = scores.argmax()
+        tokens[rank] = token
+        probabilities[rank] = -1.0 if scores[token] == -np.inf else weights[token] / total
+        scores[token] = -np.inf

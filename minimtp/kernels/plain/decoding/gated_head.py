@@ -8,7 +8,8 @@ each token changes it:
     logits of the next token = output(norm(s))
 
 `gated_step` computes one token, `gated_draft` and `gated_sampled_draft` a whole chain, and
-`gated_tree` a tree. `draft_chain`, `sampled_chain` and `draft_tree` take any device's `gated_step`.
+`gated_tree` a tree. `argmax_chain`, `sampled_chain` and `draft_tree` take any device's
+`gated_step`.
 """
 
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from minimtp.kernels.plain.decoding.best_first_tree import best_first_tree
 from minimtp.kernels.plain.gates import gated_update
 from minimtp.kernels.plain.norms import rms_norm
 from minimtp.kernels.plain.packed_linear import PreparedMatrix, embedding, linear
-from minimtp.kernels.plain.sampling import sample
+from minimtp.kernels.plain.sampling import sample, truncate
 
 
 @dataclass(frozen=True)
@@ -86,34 +87,29 @@ def gated_step(state, token_part, step):
 
 
 def gated_draft(
-    state, token, token_parts, depth, min_confidence, step, noise=None, temperature=1.0
-):
+    state, token, token_parts, depth, min_confidence, step, noise=None,
+    temperature=1.0, top_k=0, top_p=1.0,
+):  # fmt: skip
     """Return up to `depth` drafted tokens, int64 (K,) on the host.
 
-    Each is argmax(logits), or argmax(logits / temperature + noise) with noise (depth, V) float64,
-    one row per token, on the host or where the state is. Ties go to the lowest id. state (1, D) is
-    CHANGED IN PLACE. `token` comes before the draft. The draft ends when the product of its maximum
-    probabilities falls below `min_confidence`.
+    Each is argmax(logits), or argmax(scores + noise) with the scores of `scores_of` and noise
+    (depth, V) float64, one row per token, on the host or where the state is. Ties go to the lowest
+    id. state (1, D) is CHANGED IN PLACE. `token` comes before the draft. The draft ends when the
+    product of its maximum probabilities falls below `min_confidence`.
     """
-    xp = array_module(state)
-    noise = None if noise is None else noise_of(step.tokens, xp.asarray(noise))
-
-    def choose(logits, index):
-        scores = logits if noise is None else logits / temperature + noise[index]
-        return tokens_at(step.tokens, scores.argmax(axis=-1))
 
     def follow(token):
         return gated_step(state, token_parts[token], step)
 
-    tokens = draft_chain(follow, choose, xp.full(1, token, "int64"), depth, min_confidence)
-    return numpy.array([int(token[0]) for token in tokens], numpy.int64)
+    shaping = temperature, top_k, top_p
+    return argmax_chain(follow, state, token, depth, min_confidence, noise, shaping, step.tokens)
 
 
 def gated_sampled_draft(
-    state, token, token_parts, depth, min_confidence, step, points, temperature
+    state, token, token_parts, depth, min_confidence, step, points, temperature, top_k=0, top_p=1.0
 ):
-    """Return up to `depth` sampled tokens, int64 (K,), and their scores logits / temperature
-    (K, V'), in the order of the rows of the output. Both are on the host.
+    """Return up to `depth` sampled tokens, int64 (K,), and their scores (K, V') of `scores_of`, in
+    the order of the rows of the output. Both are on the host.
 
     Each token is sampled from the softmax of its scores as in `sample`, with one of the points
     (depth,). The other arguments are those of `gated_draft`.
@@ -122,29 +118,38 @@ def gated_sampled_draft(
     def follow(token):
         return gated_step(state, token_parts[token], step)
 
-    return sampled_chain(
-        follow, state, token, depth, min_confidence, points, temperature, step.tokens
-    )
+    shaping = temperature, top_k, top_p
+    return sampled_chain(follow, state, token, depth, min_confidence, points, shaping, step.tokens)
 
 
 def gated_tree(
-    state, token, token_parts, sizes, min_acceptance, sharpness, step, noise=None, temperature=1.0
-):
+    state, token, token_parts, sizes, min_acceptance, sharpness, step, noise=None,
+    temperature=1.0, top_k=0, top_p=1.0,
+):  # fmt: skip
     """Return the tokens (N + 1,) and parents (N + 1,), int64 on the host, of a tree of drafts.
 
     Node 0 is `token`, with parent -1. sizes: maximum number of drafts, maximum depth, maximum
     number of children of a node. The tree has the most probable nodes (best_first_tree.py). A
-    child's probability is the softmax of sharpness * scores. Scores are logits / temperature, plus
+    child's probability is the softmax of sharpness * scores. Scores are those of `scores_of`, plus
     noise[depth of the node] if there is noise (depth, V), float64 on the host. Ties between scores
-    go to the lowest id. No node's probability is below `min_acceptance`.
+    go to the lowest id. No node's probability is below `min_acceptance`, and none has the score
+    -inf.
     """
 
     def follow(state, token):
         return gated_step(state, token_parts[token], step)[0]
 
+    shaping = temperature, top_k, top_p
     return draft_tree(
-        follow, state, token, sizes, min_acceptance, sharpness, noise, temperature, step.tokens
+        follow, state, token, sizes, min_acceptance, sharpness, noise, shaping, step.tokens
     )
+
+
+def scores_of(logits, temperature, top_k, top_p):
+    """Return logits (R, V) / temperature, with -inf for the tokens that top-k and top-p exclude
+    (`truncate`).
+    """
+    return truncate(logits if temperature == 1 else logits / temperature, top_k, top_p)
 
 
 def noise_of(tokens, noise):
@@ -175,15 +180,28 @@ def draft_chain(follow, choose, token, depth, min_confidence):
     return tokens
 
 
-def sampled_chain(follow, state, token, depth, min_confidence, points, temperature, tokens=None):
-    """See `gated_sampled_draft`. follow(token (1,)) -> logits (1, V') and their maximum
-    probability. tokens: the tokens (V',) of the logits; None means all.
+def argmax_chain(follow, state, token, depth, min_confidence, noise, shaping, tokens=None):
+    """See `gated_draft`. follow(token (1,)) -> logits (1, V') and their maximum probability.
+    shaping: temperature, top_k and top_p. tokens: the tokens (V',) of the logits; None means all.
     """
+    xp = array_module(state)
+    noise = None if noise is None else noise_of(tokens, xp.asarray(noise))
+
+    def choose(logits, index):
+        scores = logits if noise is None else scores_of(logits, *shaping) + noise[index]
+        return tokens_at(tokens, scores.argmax(axis=-1))
+
+    drafts = draft_chain(follow, choose, xp.full(1, token, "int64"), depth, min_confidence)
+    return numpy.array([int(draft[0]) for draft in drafts], numpy.int64)
+
+
+def sampled_chain(follow, state, token, depth, min_confidence, points, shaping, tokens=None):
+    """See `gated_sampled_draft`. The arguments are those of `argmax_chain`."""
     xp, rows = array_module(state), []
     points = xp.asarray(points)
 
     def choose(logits, index):
-        rows.append(logits if temperature == 1 else logits / temperature)
+        rows.append(scores_of(logits, *shaping))
         one = xp.ones(1, logits.dtype)
         # Of -1, logits that are not finite, any token: the scores fail in verification.
         chosen = xp.maximum(sample(rows[-1], one, points[index : index + 1]), 0)
@@ -195,11 +213,10 @@ def sampled_chain(follow, state, token, depth, min_confidence, points, temperatu
     return to_numpy(xp.concatenate(drafts)), to_numpy(xp.concatenate(rows))
 
 
-def draft_tree(
-    follow, state, token, sizes, min_acceptance, sharpness, noise, temperature, tokens=None
-):
+def draft_tree(follow, state, token, sizes, min_acceptance, sharpness, noise, shaping, tokens=None):
     """See `gated_tree`. follow(state (1, D), token (1,)) -> logits (1, V'); changes the state in
-    place. tokens: the tokens (V',) of the logits; None means all.
+    place. shaping: temperature, top_k and top_p. tokens: the tokens (V',) of the logits; None means
+    all.
     """
     nodes, depth, width = sizes
     xp, states = array_module(state), {-1: state}  # states by node
@@ -209,11 +226,12 @@ def draft_tree(
     def candidates(node, parent, path):
         states[node] = states[parent].copy()
         last = xp.full(1, path[-1] if path else token, "int64")
-        scores = to_numpy(follow(states[node], last))[0] / temperature
+        scores = to_numpy(scores_of(follow(states[node], last), *shaping))[0]
         if noise is not None:
             scores = scores + noise[len(path)]
         weights = numpy.exp(sharpness * (scores - scores.max()))
         best = numpy.argsort(-scores, kind="stable")[:width]
+        best = best[scores[best] > -numpy.inf]
         return tokens_at(ids, best).tolist(), (weights[best] / weights.sum()).tolist()
 
     tokens, parents = best_first_tree(token, candidates, nodes, depth, min_acceptance)
