@@ -91,7 +91,11 @@ EXERCISES[1] = Solutions(
         ),
         "scales are not rounded": changed(ENCODE, ("as_stored(step)", "step[..., 0]")),
         "one scale for a row": changed(
-            ENCODE, ("max(axis=-1, keepdims=True)", "max(axis=(1, 2), keepdims=True) + 0 * groups[:, :, :1]")
+            ENCODE,
+            (
+                "max(axis=-1, keepdims=True)",
+                "max(axis=(1, 2), keepdims=True) + 0 * groups[:, :, :1]",
+            ),
         ),
         "in float64": changed(
             BY_GROUP, ("x.astype(np.float32)", "x.astype(np.float64)"), ("np.float32(1)", "1")

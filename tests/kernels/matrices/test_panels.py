@@ -23,9 +23,7 @@ seeds = st.integers(0, 2**32)
 
 
 @given(rows=outputs, columns=st.integers(1, 9), kind=st.sampled_from([np.int8, np.float32]))
-def test_a_panel_holds_32_rows_and_the_last_panel_is_padded_with_rows_of_zeros(
-    rows, columns, kind
-):
+def test_a_panel_holds_32_rows_and_the_last_panel_is_padded_with_rows_of_zeros(rows, columns, kind):
     matrix = np.arange(1, rows * columns + 1).reshape(rows, columns).astype(kind)
     panels = by_panel(matrix)
     expected = -(-rows // PANEL), PANEL, columns
