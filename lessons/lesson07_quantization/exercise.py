@@ -1,11 +1,13 @@
 r"""Exercises of lesson 7. Fill in the bodies, then run:
 
-pytest --mine tests/quant/grids/test_rounding.py \
+pytest --mine tests/kernels/test_encode_q8_0.py \
     tests/quant/test_bit_packing.py \
     tests/quant/ptq/test_gptq.py
 """
 
 from minimtp.backend import Array, array_module  # noqa: F401  (array_module returns numpy or cupy)
+from minimtp.backend import numpy as np  # noqa: F401  (for your functions)
+from minimtp.kernels.ggml.blocks import as_stored, groups_float32, reciprocal  # noqa: F401
 from minimtp.quant.bit_packing import _check_codes, packed_size  # noqa: F401
 from minimtp.quant.grids import Grid
 from minimtp.quant.grids.base import Scales
@@ -13,10 +15,13 @@ from minimtp.quant.grids.scales import put_group  # noqa: F401  (overwrites one 
 from minimtp.quant.ptq.gptq import GROUPS_AT_ONCE, _inverse_factor  # noqa: F401
 
 
-def half_away(x: Array) -> Array:
-    """x, any shape -> the nearest integers in x's dtype. Halves are rounded away from zero."""
+def encode_q8_0(x):
+    """x (N, K), K a multiple of 32 -> codes int8 (N, K) in -127..127, scales float32 (N, K/32).
+
+    Each scale equals a float16.
+    """
     raise NotImplementedError(
-        "lesson 7: round to the nearest integer, halves away from zero, and 0.49999997 to 0"
+        "lesson 7: the scale is max|x| / 127 of each group; round x / scale, halves away from zero"
     )
 
 

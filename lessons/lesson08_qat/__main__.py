@@ -51,9 +51,9 @@ def main(lesson: course.Lesson) -> None:
         values = (f"{loss:.3f} bits".rjust(WIDTHS[name]) for name, loss in losses.items())
         print(f"{bits}-bit codes  " + "".join(values))
     lesson.save_plot(draw, history, found, exact, size=(12, 8.4))
-    before, now = (f"{found[2][method]:.3f} bits" for method in ("gptq", "QAT + teacher"))
+    before, now = (f"{found[2][method]:.3f} bits" for method in ("gptq", "QAT"))
     title = "bits per byte with 2-bit codes"
-    lesson.result(title, ("quantized after training", before), ("QAT and a teacher", now))
+    lesson.result(title, ("quantized after training", before), ("QAT", now))
 
 
 if __name__ == "__main__":

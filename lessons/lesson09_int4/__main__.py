@@ -12,8 +12,15 @@ def main(lesson: course.Lesson) -> None:
     print("matrix products with one row")
     if kind == "plain":
         print(f"no compiled kernels ({reason}), so no loops; the kernel is array code with floats")
+    sizes = shapes(lesson.recipe.hidden_size)
+    small = Matrix(*sizes[0], lesson.device)
+    print("\nlargest error of an output, over the largest output")
+    for name, error in small.errors().items():
+        print(f"  {name:<36}{error:>9.0e}")
+    print(f"  {'kernel and the sums of exercise 1':<36}{small.difference_from_sums():>9.0e}")
+
     speeds, limits = {}, {}
-    for outputs, inputs in shapes(lesson.recipe.hidden_size):
+    for outputs, inputs in sizes:
         matrix = Matrix(outputs, inputs, lesson.device)
         speeds[matrix.size] = matrix.speeds()
         limits[matrix.size] = {name: matrix.read_speed(name) for name in (FLOAT, KERNEL)}

@@ -1,16 +1,21 @@
 """Exercises of lesson 9. Fill in the bodies, then run:
 
-pytest --mine tests/kernels/matrices/test_panels.py
+pytest --mine tests/kernels/test_integer_products.py tests/kernels/matrices/test_panels.py
 """
 
 from minimtp.backend import aligned_zeros  # noqa: F401  (starts at a cache line)
 from minimtp.backend import numpy as np  # noqa: F401  (for your functions)
+from minimtp.kernels.cpu.matrices.panels import by_panel  # noqa: F401  (pads, and divides into panels)
 
 
-def by_panel(matrix):
-    """(N, K) -> (ceil(N / 32), 32, K), padded with rows of zeros."""
+def group_sums(codes, packed):
+    """Activation codes int8 (T, K) and packed weights uint8 (N, K/32, 16) -> int32 (T, N, K/32).
+
+    For each group of 32, the sum of (c - 8) * q. Byte j holds c of weight j of the group in its low
+    half, and c of weight j + 16 in its high half.
+    """
     raise NotImplementedError(
-        "lesson 9: pad with rows of zeros with the dtype of the matrix, and reshape into panels"
+        "lesson 9: split each byte into two codes, multiply by the inputs, and sum over each group"
     )
 
 

@@ -74,7 +74,7 @@ def in_a_file() -> np.ndarray:
 
 
 def in_panels() -> np.ndarray:
-    """Return the same for panels, with the order group, step, output, byte."""
+    """Return the same for panels of 32 outputs, each with the order group, byte, output."""
     n, k = np.indices((OUTPUTS, INPUTS))
     group = (n // 32) * (INPUTS // 32) + k // 32
-    return group * 576 + 64 + (k % 32 // 8) * 128 + (n % 32) * 4 + k % 4
+    return (group * 16 + k % 16) * 32 + n % 32

@@ -3,6 +3,7 @@
 from lessons.lesson08_qat.recipe import recipe as previous
 
 INTRODUCES = (
+    "minimtp.kernels.ggml.integer_products",
     "minimtp.kernels.cpu.compiling",
     "minimtp.kernels.cpu.kernel_cache",
     "minimtp.kernels.cpu.matrices.panels",

@@ -8,6 +8,7 @@ from minimtp import kernels
 from minimtp.backend import Array, Device, array_module, to_device, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.kernels.ggml import blocks
+from minimtp.kernels.ggml.integer_products import group_sums
 
 FLOAT = "float32, NumPy"
 DEQUANTIZED = "int4, dequantized first"
@@ -75,7 +76,7 @@ class Matrix:
             *blocks.encode_q4_0(rng.standard_normal((32, inputs)).astype(np.float32))
         )
         packed = np.tile(rows, (outputs // 32, 1))  # the weights repeat, but not their memory
-        on_device = to_device(packed, device)
+        self.packed = on_device = to_device(packed, device)
         floats = to_device(blocks.decode(*blocks.unpack_q4_0(packed)), device)
         kernel, self.floats = kernels.for_array(self.x), floats
         prepared = kernel.prepare_q4_0(on_device)
@@ -100,6 +101,30 @@ class Matrix:
         """Return the speed of each variant with one row, in Gweight/s."""
         one = self.x[:1]
         return {name: self.weights / v.seconds(one) / 1e9 for name, v in self.variants.items()}
+
+    def errors(self) -> dict[str, float]:
+        """Return the largest error of each variant's outputs for one row.
+
+        Errors are divided by the largest output. The exact result has the rounded weights and the
+        inputs as they are.
+        """
+        x, weights = (to_numpy(a).astype(np.float64) for a in (self.x[:1], self.floats))
+        exact, size = x @ weights.T, float(abs(x @ weights.T).max())
+        return {
+            name: float(abs(to_numpy(v.multiply(self.x[:1])) - exact).max()) / size
+            for name, v in self.variants.items()
+        }
+
+    def difference_from_sums(self) -> float:
+        """Return the largest difference of the kernel's outputs from those of `group_sums`, divided
+        by the largest output.
+        """
+        one = self.x[:1]
+        codes, x_scales = kernels.for_array(one).quantize_activations(one)
+        stored = self.packed.reshape(len(self.packed), -1, 18)
+        sums = group_sums(codes, stored[:, :, 2:])  # (1, N, K/32)
+        y = (sums * (blocks.unpack_q4_0(self.packed)[1] * x_scales[:, None])).sum(axis=-1)
+        return float(abs(y - self.variants[KERNEL].multiply(one)).max() / abs(y).max())
 
     def read_speed(self, name: str) -> float:
         """Return the speed of only reading the weights, in Gweight/s."""

@@ -1,62 +1,107 @@
-"""Solutions of lesson 7: rounding halves away from zero, packing bits, GPTQ."""
+"""Solutions of lesson 7: encoding to Q8_0, packing bits, GPTQ."""
 
 from tests.exercise_mutants import Solutions, changed
 
 EXERCISES = {}
 
-ROUND = """
-def half_away(x):
-    xp = array_module(x)
-    magnitude = xp.abs(x)
-    whole = xp.floor(magnitude)
-    return xp.copysign(whole + (magnitude - whole >= 0.5), x)
+ENCODE = """
+def encode_q8_0(x):
+    groups = groups_float32(x)
+    step = np.abs(groups).max(axis=-1, keepdims=True) / np.float32(127)
+    scaled = groups * reciprocal(step)
+    whole = np.trunc(scaled)
+    codes = whole + np.trunc(2 * (scaled - whole))
+    return codes.astype(np.int8).reshape(x.shape), as_stored(step)
+"""
+
+BY_GROUP = """
+def encode_q8_0(x):
+    codes = np.zeros(x.shape, np.int8)
+    scales = np.zeros((len(x), x.shape[1] // 32), np.float32)
+    for n, row in enumerate(x.astype(np.float32)):
+        for g in range(scales.shape[1]):
+            group = row[32 * g : 32 * g + 32]
+            step = abs(group).max() / np.float32(127)
+            scales[n, g] = np.float16(step)
+            for j, weight in enumerate(group):
+                scaled = weight * (np.float32(1) / step) if step else np.float32(0)
+                size = int(abs(scaled) + np.float64(0.5))
+                codes[n, 32 * g + j] = size if scaled > 0 else -size
+    return codes, scales
 """
 
 EXERCISES[1] = Solutions(
     right={
-        "by magnitude": ROUND,
-        "the nearest even integer, except at halves": """
-def half_away(x):
-    xp = array_module(x)
-    whole = xp.trunc(x)
-    return xp.where(xp.abs(x - whole) == 0.5, whole + xp.sign(x), xp.rint(x))
-""",
+        "as the text says": ENCODE,
+        "group by group": BY_GROUP,
+        "the nearest even integer, except at halves": changed(
+            ENCODE,
+            ("whole + np.trunc(2 * (scaled - whole))", "np.rint(scaled)"),
+            (
+                "    return",
+                "    half = np.abs(scaled - whole) == 0.5\n"
+                "    codes = np.where(half, whole + np.sign(scaled), codes)\n    return",
+            ),
+        ),
     },
     wrong={
-        "a half is added": """
-def half_away(x):
-    xp = array_module(x)
-    return xp.trunc(x + xp.copysign(x.dtype.type(0.5), x))
-""",
-        "a half is added in float64": """
-def half_away(x):
-    xp = array_module(x)
-    precise = x.astype("float64")
-    return xp.trunc(precise + xp.copysign(0.5, precise)).astype(x.dtype)
-""",
-        "in float32": """
-def half_away(x):
-    xp = array_module(x)
-    single = x.astype("float32")
-    whole = xp.trunc(single)
-    return (whole + xp.trunc(2 * (single - whole))).astype(x.dtype)
-""",
-        "the double is cut, and half of it": """
-def half_away(x):
-    xp = array_module(x)
-    return xp.trunc((xp.trunc(2 * x) + xp.sign(x)) / 2)
-""",
-        "halves to even": "def half_away(x):\n    return array_module(x).rint(x)",
-        "halves up": "def half_away(x):\n    return array_module(x).floor(x + x.dtype.type(0.5))",
-        "halves to zero": changed(ROUND, (">= 0.5", "> 0.5")),
-        "through int32": changed(
-            ROUND, ("xp.floor(magnitude)", 'magnitude.astype("int32").astype(x.dtype)')
+        "halves to even": changed(
+            ENCODE, ("whole + np.trunc(2 * (scaled - whole))", "np.rint(scaled)")
         ),
-        "through int64": changed(
-            ROUND, ("xp.floor(magnitude)", 'magnitude.astype("int64").astype(x.dtype)')
+        "a half is added": changed(
+            ENCODE,
+            (
+                "whole + np.trunc(2 * (scaled - whole))",
+                "np.trunc(scaled + np.copysign(np.float32(0.5), scaled))",
+            ),
         ),
-        "returns integers": changed(ROUND, ("0.5), x)", '0.5), x).astype("int64")')),
-        "the sign is lost": changed(ROUND, ("xp.copysign(", "("), ("0.5), x)", "0.5))")),
+        "halves up": changed(
+            ENCODE, ("whole + np.trunc(2 * (scaled - whole))", "np.floor(scaled + np.float64(0.5))")
+        ),
+        "cut": changed(ENCODE, ("whole + np.trunc(2 * (scaled - whole))", "whole")),
+        "the rule of q4_0": changed(
+            ENCODE,
+            (
+                "np.abs(groups).max(axis=-1, keepdims=True) / np.float32(127)",
+                "np.take_along_axis(groups, np.abs(groups).argmax(-1)[..., None], -1)"
+                " / np.float32(-128)",
+            ),
+            (
+                "whole + np.trunc(2 * (scaled - whole))",
+                "np.minimum(whole + np.trunc(2 * (scaled - whole)), 127)",
+            ),
+        ),
+        "128 levels on each side": changed(
+            ENCODE,
+            ("np.float32(127)", "np.float32(128)"),
+            (
+                "whole + np.trunc(2 * (scaled - whole))",
+                "np.minimum(whole + np.trunc(2 * (scaled - whole)), 127)",
+            ),
+        ),
+        "the largest number, not the largest magnitude": changed(
+            ENCODE, ("np.abs(groups).max(", "groups.max(")
+        ),
+        "divided by the scale": changed(
+            BY_GROUP, ("weight * (np.float32(1) / step)", "weight / step")
+        ),
+        "codes for the stored scale": changed(
+            ENCODE,
+            ("np.float32(127)\n", "np.float32(127)\n    step = as_stored(step)[..., None]\n"),
+        ),
+        "scales are not rounded": changed(ENCODE, ("as_stored(step)", "step[..., 0]")),
+        "one scale for a row": changed(
+            ENCODE,
+            (
+                "max(axis=-1, keepdims=True)",
+                "max(axis=(1, 2), keepdims=True) + 0 * groups[:, :, :1]",
+            ),
+        ),
+        "in float64": changed(
+            BY_GROUP, ("x.astype(np.float32)", "x.astype(np.float64)"), ("np.float32(1)", "1")
+        ),
+        "division by zero": changed(ENCODE, ("groups * reciprocal(step)", "groups / step")),
+        "codes are floats": changed(ENCODE, (".astype(np.int8)", "")),
     },
 )
 

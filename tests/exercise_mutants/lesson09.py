@@ -1,45 +1,94 @@
-"""Solutions of lesson 9: panels, the steps of q4_0, and the groups of a panel."""
+"""Solutions of lesson 9: the sums of a group, the steps of q4_0, and the groups of a panel."""
 
 from tests.exercise_mutants import Solutions, changed
 
 EXERCISES = {}
 
-BY_PANEL = """
-def by_panel(matrix):
-    return np.pad(matrix, ((0, -len(matrix) % 32), (0, 0))).reshape(-1, 32, matrix.shape[1])
+SUMS = """
+def group_sums(codes, packed):
+    low, high = packed & 15, packed >> 4
+    weights = np.concatenate([low, high], axis=-1).astype(int) - 8
+    inputs = codes.reshape(len(codes), -1, 32).astype(int)
+    return np.einsum("tgk,ngk->tng", inputs, weights)
 """
 
-COPIED = """
-def by_panel(matrix):
-    rows, columns = matrix.shape
-    count = -(-rows // 32)
-    panels = np.zeros((count, 32, columns), matrix.dtype)
-    for n in range(rows):
-        panels[n // 32, n % 32] = matrix[n]
-    return panels
+OFFSET = """
+def group_sums(codes, packed):
+    rows, groups = len(codes), codes.shape[1] // 32
+    sums = np.zeros((rows, len(packed), groups), np.int32)
+    for t in range(rows):
+        for g in range(groups):
+            q = codes[t, 32 * g : 32 * g + 32].astype(np.int32)
+            low, high = packed[:, g] & 15, packed[:, g] >> 4
+            sums[t, :, g] = low @ q[:16] + high @ q[16:] - 8 * q.sum()
+    return sums
+"""
+
+ONE_BY_ONE = """
+def group_sums(codes, packed):
+    outputs, groups, _ = packed.shape
+    sums = np.zeros((len(codes), outputs, groups), np.int32)
+    for t in range(len(codes)):
+        for n in range(outputs):
+            for g in range(groups):
+                total = 0
+                for j in range(16):
+                    byte = int(packed[n, g, j])
+                    total += (byte % 16 - 8) * int(codes[t, 32 * g + j])
+                    total += (byte // 16 - 8) * int(codes[t, 32 * g + 16 + j])
+                sums[t, n, g] = total
+    return sums
+"""
+
+SHORTS = """
+def group_sums(codes, packed):
+    weights = np.concatenate([packed & 15, packed >> 4], axis=-1).astype(np.int16)
+    inputs = codes.reshape(len(codes), 1, -1, 32).astype(np.int16)
+    sums = (inputs * weights).sum(-1, dtype=np.int16)
+    return sums - np.int16(8) * inputs.sum(-1, dtype=np.int16)  # modulo 2**16, and the result fits
 """
 
 EXERCISES[1] = Solutions(
-    right={"np.pad": BY_PANEL, "row by row": COPIED},
+    right={
+        "einsum": SUMS,
+        "the offset is subtracted once": OFFSET,
+        "one by one": ONE_BY_ONE,
+        "modulo 65536": SHORTS,
+    },
     wrong={
-        "one panel too many if the rows fill their panels": changed(
-            COPIED, ("-(-rows // 32)", "rows // 32 + 1")
+        "adjacent codes in a byte": changed(
+            SUMS,
+            (
+                "np.concatenate([low, high], axis=-1)",
+                "np.stack([low, high], axis=-1).reshape(*low.shape[:-1], 32)",
+            ),
         ),
-        "always one panel too many": changed(COPIED, ("-(-rows // 32)", "-(-rows // 32) + 1")),
-        "the rows that do not fill a panel are dropped": changed(
-            COPIED, ("-(-rows // 32)", "rows // 32"), ("range(rows)", "range(rows // 32 * 32)")
+        "the halves are exchanged": changed(SUMS, ("[low, high]", "[high, low]")),
+        "8 is not subtracted": changed(SUMS, (" - 8", "")),
+        "8 is subtracted before it is a signed number": changed(
+            SUMS, (".astype(int) - 8", " - np.uint8(8)")
         ),
-        "always float64": changed(COPIED, (", matrix.dtype)", ")")),
-        "the last row is repeated": changed(BY_PANEL, ("(0, 0)))", '(0, 0)), mode="edge")')),
-        "padded before the first row": changed(
-            BY_PANEL, ("(0, -len(matrix) % 32)", "(-len(matrix) % 32, 0)")
+        "two's complement": changed(SUMS, (" - 8", "; weights -= 16 * (weights > 7)")),
+        "the high half is not shifted": changed(SUMS, ("packed >> 4", "packed & 240")),
+        "products of 8 bits": changed(
+            ONE_BY_ONE,
+            ("(byte % 16 - 8) *", "np.int8(byte % 16 - 8) *"),
+            ("(byte // 16 - 8) *", "np.int8(byte // 16 - 8) *"),
+            ("int(codes[t, 32 * g + j])", "codes[t, 32 * g + j]"),
+            ("int(codes[t, 32 * g + 16 + j])", "codes[t, 32 * g + 16 + j]"),
         ),
-        "neighbours in different panels": changed(
-            COPIED, ("panels[n // 32, n % 32]", "panels[n % count, n // count]")
+        "sums of 16 bits, corrected in 32": changed(
+            SHORTS,
+            ("return sums", "return sums.astype(np.int32)"),
+            ("np.int16(8) * inputs.sum(-1, dtype=np.int16)", "8 * inputs.sum(-1)"),
         ),
-        "adjacent outputs are already adjacent": changed(
-            COPIED, ("return panels", "return panels.swapaxes(1, 2)")
+        "the offset of one half": changed(OFFSET, ("8 * q.sum()", "8 * q[:16].sum()")),
+        "the sum over all groups": changed(
+            SUMS, ('"tgk,ngk->tng", inputs, weights)', '"tgk,ngk->tn", inputs, weights)[..., None]')
         ),
+        "outputs before rows": changed(SUMS, ("->tng", "->ntg")),
+        "floats": changed(SUMS, ("weights)", "weights).astype(np.float32)")),
+        "only the first row": changed(ONE_BY_ONE, ("for t in range(len(codes))", "for t in [0]")),
     },
 )
 

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from minimtp.backend import numpy as np
 from minimtp.kernels import plain
+from minimtp.kernels.ggml.integer_products import group_sums
 from tests.kernels.both import (
     FORMATS,
     cpu,
@@ -14,6 +15,7 @@ from tests.kernels.both import (
     needs_numba,
     normal,
     operation,
+    packed,
     prepared,
     rounded,
 )
@@ -92,10 +94,24 @@ def test_sums_of_integer_products_are_exact(kernel, format_, extreme):
     x[:, ::32] = 127  # the largest number of each group, so the scale of the activations is also 1
     ones = np.ones((75, 2), np.float32)
     minima = [-11 * ones] if format_.endswith("_1") else []
-    packed = operation(format_, "pack")(codes.astype(np.int8), ones, *minima)
-    found = kernel.linear(x.astype(np.float32), getattr(kernel, f"prepare_{format_}")(packed))
+    stored = operation(format_, "pack")(codes.astype(np.int8), ones, *minima)
+    found = kernel.linear(x.astype(np.float32), getattr(kernel, f"prepare_{format_}")(stored))
     weight = codes.astype(np.int64) - (11 if minima else 0)
     assert np.array_equal(found, x.astype(np.int64) @ weight.T)
+
+
+@needs_numba
+@given(sizes=matmul_sizes())
+def test_the_kernel_multiplies_the_exact_sum_of_a_group_by_the_product_of_both_scales(sizes):
+    rows, outputs, _, seed = sizes
+    rng = np.random.default_rng(seed)
+    x, weight = normal(rng, rows, 32), normal(rng, outputs, 32)
+    codes, x_scales = plain.quantize_activations(x)
+    blocks = packed("q4_0", weight)
+    _, scales = operation("q4_0", "unpack")(blocks)
+    sums = group_sums(codes, blocks.reshape(outputs, 1, 18)[:, :, 2:])[..., 0]
+    expected = sums.astype(np.float32) * (x_scales * scales.T)
+    assert np.array_equal(cpu.linear(x, cpu.prepare_q4_0(blocks)), expected)
 
 
 @each_kernel

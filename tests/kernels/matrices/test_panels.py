@@ -23,11 +23,9 @@ seeds = st.integers(0, 2**32)
 
 
 @given(rows=outputs, columns=st.integers(1, 9), kind=st.sampled_from([np.int8, np.float32]))
-def test_a_panel_holds_32_rows_and_the_last_panel_is_padded_with_rows_of_zeros(
-    own, rows, columns, kind
-):
+def test_a_panel_holds_32_rows_and_the_last_panel_is_padded_with_rows_of_zeros(rows, columns, kind):
     matrix = np.arange(1, rows * columns + 1).reshape(rows, columns).astype(kind)
-    panels = own(by_panel)(matrix)
+    panels = by_panel(matrix)
     expected = -(-rows // PANEL), PANEL, columns
     assert panels.shape == expected, (
         f"{rows} rows in panels of {PANEL}: expected the shape {expected}, got {panels.shape}"
@@ -38,9 +36,9 @@ def test_a_panel_holds_32_rows_and_the_last_panel_is_padded_with_rows_of_zeros(
 
 
 @pytest.mark.parametrize("panels", [1, 2, 3])
-def test_rows_that_fill_their_panels_need_no_further_panel(own, panels):
+def test_rows_that_fill_their_panels_need_no_further_panel(panels):
     matrix = np.ones((panels * PANEL, 5), np.float32)
-    found = own(by_panel)(matrix)
+    found = by_panel(matrix)
     expected = panels, PANEL, 5
     assert found.shape == expected, (
         f"{panels * PANEL} rows in panels of {PANEL}: expected the shape {expected}, "
