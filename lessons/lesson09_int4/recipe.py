@@ -22,6 +22,7 @@ INTRODUCES = (
     "minimtp.kernels.cpu.decoding",
     "minimtp.kernels.cpu.decoding.gated_head",
     "minimtp.kernels.cpu.decoding.verification",
+    "minimtp.kernels.cpu.truncation",
     "minimtp.kernels.cpu.sampling",
     "minimtp.kernels.cpu.fake_quantize",
     "minimtp.kernels.cpu.steps",
