@@ -12,6 +12,7 @@ from tests.lessons.worked.reading import by_hand, output, printed_table, prose, 
 
 MANY = 1e9  # repeats of the rounds: the guess of `survival` then counts for nothing
 TOKENS = 100  # of a run in the example
+QUALITY = f"{'':<24}bits per byte"  # the heading of the table
 MTP, BOTH, RTN, GPTQ = "MTP", "MTP + QAT int4", "MTP, int4 by rounding", "MTP, int4 by GPTQ"
 
 
@@ -37,7 +38,7 @@ def test_the_two_statistics_of_three_pairs_of_runs():
 
 
 def test_the_bytes_of_the_int4_model_are_those_of_the_run():
-    section, quality = by_hand(10), printed_table(10, "                        bits per byte")
+    section, quality = (second_evening(10), printed_table(10, QUALITY))
     table, norms, total, standard = 257 * 128, 1_280, 542_080, 476_160
     size = (total - table - norms) * 4.5 / 8 + table * 8.5 / 8 + norms * 4
     assert f"{total - table - norms:,} · 4.5/8 + {table:,} · 8.5/8 + {norms:,} · 4" in section
@@ -80,7 +81,7 @@ def test_the_headline_and_the_careful_numbers_in_the_text_are_those_of_the_run()
     found = [fast, small, quality, careful, at_1, half, gptq]
     assert numbers == [f"{number:.2f}" for number in found]
     assert careful == speeds(0)[BOTH][1] and at_1 == speeds(1)[BOTH][1]
-    table = printed_table(10, "                        bits per byte")
+    table = printed_table(10, QUALITY)
     assert [quality, gptq] == [table[name][1] for name in (BOTH, GPTQ)]
 
 
@@ -105,7 +106,7 @@ def passes_per_second(temperature, name):
 
 
 def quality(name):
-    return printed_table(10, "                        bits per byte")[name][1]
+    return printed_table(10, QUALITY)[name][1]
 
 
 STATEMENTS = {  # sentences of the text, and whether they hold for the run that it shows
@@ -124,7 +125,7 @@ STATEMENTS = {  # sentences of the text, and whether they hold for the run that 
     "GPTQ, without any training, is no worse than QAT": lambda: quality(GPTQ) >= quality(BOTH),
     "With int4, they are less than half of the memory": lambda: all(
         numbers[2] < 0.5e6 * numbers[4]
-        for name, numbers in printed_table(10, "                        bits per byte").items()
+        for name, numbers in printed_table(10, QUALITY).items()
         if "int4" in name
     ),
 }
