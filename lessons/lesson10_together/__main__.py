@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 from lessons import course
-from lessons.lesson10_together import report
+from lessons.lesson10_together import gptq, report
+from lessons.lesson10_together.repetition import recompute_speed
 from minimtp.compare.configurations import recipes, train_configurations
 from minimtp.compare.measurement import SIZES, choose_prompts, measure_configurations
 from minimtp.compare.plot import draw
@@ -18,8 +19,12 @@ def main(lesson: course.Lesson) -> None:
     runs = train_configurations(recipes(standard), corpus, lesson.folder, lesson.device.name)
     prompts, count = choose_prompts(corpus, sizes), sizes.max_new_tokens
     found = measure_configurations(runs, corpus, prompts, sizes, lesson.device)
-    report.show_headline(found, runs["standard"], prompts.held_out[0], count, lesson.device)
-    report.show_quality(found)
+    prompt, path = prompts.held_out[0], lesson.folder / "mtp_int4_gptq"
+    gptq.round_with_gptq(lesson.folder / "mtp", path, corpus)
+    rounded = gptq.measure(path, found[0], corpus, prompt, count, lesson.device)
+    recomputing = recompute_speed(runs["standard"], prompt, count, lesson.device)
+    report.show_headline(found, rounded, recomputing)
+    report.show_quality([*found, rounded])
     report.show_speeds(found, "temperature 0", "")
     report.show_speeds(found, "temperature 1", "_t1")
     report.show_repetition(runs["standard"], corpus, prompts.held_out, count)

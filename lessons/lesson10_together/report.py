@@ -1,10 +1,9 @@
-"""Lesson 10's output: the headline and the careful numbers, then the full results behind them."""
+"""Lesson 10's output: the headline and other choices, then the full results behind them."""
 
 from collections.abc import Sequence
 
 from lessons import course
-from lessons.lesson10_together.repetition import generate_texts, recompute_speed, repetition_rate
-from minimtp.backend import Device
+from lessons.lesson10_together.repetition import generate_texts, repetition_rate
 from minimtp.backend import numpy as np
 from minimtp.compare.claims import judge
 from minimtp.compare.result_cache import Figures
@@ -16,21 +15,30 @@ from minimtp.training.run.folder import LoadedRun
 Results = Sequence[Figures]
 
 
-def show_headline(
-    found: Results, standard: LoadedRun, prompt: np.ndarray, count: int, device: Device
-) -> None:
-    """Print two sets of numbers from the same measurements."""
+def show_headline(found: Results, with_gptq: Figures, recomputing: float) -> None:
+    """Print the headline and what is behind it. From line to line, one choice changes.
+
+    with_gptq: MTP rounded by GPTQ. recomputing: tokens per second of the slowest method.
+    """
     plain, _, both, _ = found
-    speedup = both["tokens_per_second"] / recompute_speed(standard, prompt, count, device)
     size = plain["weight_bytes"] / both["weight_bytes"]
-    accuracy = 100 * both["next_token_accuracy"] / plain["next_token_accuracy"]
-    print(f"{'MTP + QAT int4':<30}{'headline':>11}  {'careful':>11}")
-    for name, headline, careful, unit in (
-        ("speed-up", speedup, both["speedup_t1"], "x"),
-        ("times smaller", size, size / 2, "x"),
-        ("quality kept", accuracy, both["quality_percent"], "%"),
+    print("MTP + QAT int4: the headline, and other choices")
+    for line, value, unit in (
+        ("times as fast as recomputing everything", both["tokens_per_second"] / recomputing, "x"),
+        ("  as the same decoder without drafts", ratio_of_speeds(both, plain, ""), "x"),
+        ("    at temperature 1", ratio_of_speeds(both, plain, "_t1"), "x"),
+        ("times smaller than float32 weights", size, "x"),
+        ("  than 16-bit weights", size / 2, "x"),
+        ("quality kept", both["quality_percent"], "%"),
+        ("  with GPTQ instead of QAT", with_gptq["quality_percent"], "%"),
     ):
-        print(f"  {name:<28}{headline:>9.2f} {unit}  {careful:>9.2f} {unit}")
+        print(f"  {line:<42}{value:>10.2f} {unit}")
+
+
+def ratio_of_speeds(one: Figures, other: Figures, suffix: str) -> float:
+    """Return the ratio of the tokens per second over all prompts."""
+    key = f"tokens_per_second{suffix}"
+    return one[key] / other[key]
 
 
 def show_quality(found: Results) -> None:
@@ -45,11 +53,14 @@ def show_quality(found: Results) -> None:
 
 def show_speeds(found: Results, title: str, suffix: str) -> None:
     """Print the speeds at one temperature. suffix: the end of these results' names."""
-    print(f"\n{title}")
+    headings = f"{'ratio of speeds':>18}{'median of ratios':>19}"
+    print(f"\n{title:<24}{'speed':>17}{headings}{'tokens':>12}")
     for c in found:
         speed, speedup = c[f"tokens_per_second{suffix}"], c[f"speedup{suffix}"]
         tokens = c[f"tokens_per_step{suffix}"]
-        print(f"  {c['title']:<22}{speed:>10,.0f} tokens/s{speedup:>8.2f} x{tokens:>8.2f} per pass")
+        ratio = ratio_of_speeds(c, found[0], suffix)
+        ratios = f"{ratio:>16.2f} x{speedup:>17.2f} x"
+        print(f"  {c['title']:<22}{speed:>8,.0f} tokens/s{ratios}{tokens:>8.2f} per pass")
     if not suffix:
         equal, texts, ties = (
             sum(c["greedy_texts"][name] for c in found) for name in ("equal", "texts", "ties")

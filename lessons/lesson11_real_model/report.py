@@ -81,14 +81,20 @@ def lost(configuration: Figures, kind: str) -> float:
 
 def show_answers(out: Path, reference: LoadedRun, device: Device) -> None:
     """Print what three of the configurations answer to the same question."""
-    prompt = conversation_tokens(reference.tokenizer, [[{"role": "user", "content": QUESTION}]])[0]
     print(course.quoted(QUESTION))
     for name in ("standard", "int4_rtn", "mtp_qat_int4"):
         loaded = reference if name == "standard" else load(out / name, device.name)
-        target, _ = deploy(loaded.model)
-        options = GenerationOptions(NEW_TOKENS, stop_tokens=loaded.tokenizer.end_tokens)
-        answer = loaded.tokenizer.decode([*start_generation(target, None, prompt, options)])
-        print(course.quoted(f"{name:<14}{' '.join(answer.split())}"))
+        print(course.quoted(f"{name:<14}{answer(loaded)}"))
+
+
+def answer(loaded: LoadedRun) -> str:
+    """Return the beginning of a model's answer to the question."""
+    tokenizer = loaded.tokenizer
+    prompt = conversation_tokens(tokenizer, [[{"role": "user", "content": QUESTION}]])[0]
+    target, _ = deploy(loaded.model)
+    options = GenerationOptions(NEW_TOKENS, stop_tokens=tokenizer.end_tokens)
+    text = tokenizer.decode([*start_generation(target, None, prompt, options)])
+    return " ".join(text.split())
 
 
 def show_files(out: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from minimtp.backend import numpy as np  # noqa: F401
 from minimtp.plan.cost import PassCost
 from minimtp.plan.memory import Drafter, cache_bytes_per_token, weight_bytes  # noqa: F401
 from minimtp.plan.sizes import Hardware, ModelSize, Precision

@@ -92,6 +92,9 @@ class Roofline:
             ROOFLINE, ("2 * layers * self.model.kv", "layers * self.model.kv")
         ),
         "a cache of 16 bits": changed(ROOFLINE, ("self.cache_bits", "16")),
+        "a cache of whole bytes": changed(
+            ROOFLINE, ("self.cache_bits / 8", "(self.cache_bits // 8)")
+        ),
         "attention for one row": changed(
             ROOFLINE, ("context * batch * rows\n", "context * batch\n")
         ),

@@ -41,7 +41,9 @@ def test_the_cache_of_each_request_is_read_once_however_many_rows_the_request_ha
     cache = 2 * 3 * 100 * 2 * 50 / (0.5 * 1e9)
     assert roofline().pass_seconds(3, 1, 50) == pytest.approx(one + 2 * cache)
     assert roofline().pass_seconds(3, 4, 50) == pytest.approx(one + 2 * cache)
-    assert roofline(cache_bits=8).pass_seconds(1, 1, 50) == pytest.approx(one - cache / 2)
+    for bits, less in ((8, cache / 2), (4.5, 11.5 / 16 * cache)):
+        found = roofline(cache_bits=bits).pass_seconds(1, 1, 50)
+        assert found == pytest.approx(one - less), f"a cache with {bits} bits per number"
 
 
 def test_a_pass_over_no_rows_reads_nothing(roofline):

@@ -1,38 +1,137 @@
-"""The worked examples of lesson 10: the median of ratios, and rounds that asked for few drafts."""
+"""Lesson 10: its worked examples, and what its text says about the run that it shows."""
 
 import math
+import re
 
 import pytest
 
-from minimtp.backend import numpy as np
 from minimtp.bench.interleaved import Speed
 from minimtp.decode.policy.estimates import survival
-from tests.lessons.worked.reading import by_hand, row
+from tests.lessons.helpers import text
+from tests.lessons.worked.reading import by_hand, output, printed_table, prose, row, second_evening
 
 MANY = 1e9  # repeats of the rounds: the guess of `survival` then counts for nothing
+TOKENS = 100  # of a run in the example
+QUALITY = f"{'':<24}bits per byte"  # the heading of the table
+MTP, BOTH, RTN, GPTQ = "MTP", "MTP + QAT int4", "MTP, int4 by rounding", "MTP, int4 by GPTQ"
 
 
 def speed(rates):
     return Speed(0, 0, 0, 1, [], [rates], [])
 
 
-def test_the_median_of_the_ratios_of_three_pairs_of_runs():
+def test_the_two_statistics_of_three_pairs_of_runs():
     section = by_hand(10)
-    a, b = row(section, "A"), row(section, "B")
-    assert row(section, "A / B")[:3] == pytest.approx([x / y for x, y in zip(a, b, strict=True)])
-    median = speed(a).speedup_over(speed(b))
+    a, b = row(section, "A")[:4], row(section, "B")[:4]
+    median = speed(a[:3]).speedup_over(speed(b[:3]))
     assert f"the median is {median:g}" in section
-    means = np.mean(a), np.mean(b)
-    assert row(section, "means")[:2] == pytest.approx(means, abs=0.5)
-    assert row(section, "means")[2] == pytest.approx(means[0] / means[1], abs=0.05)
+    for rates, label in ((a, "A"), (b, "B")):
+        seconds = [TOKENS / rate for rate in rates[:3]]
+        assert rates[3] == 3 * TOKENS / sum(seconds)
+        shown = " + ".join(f"{s:g}" for s in seconds)
+        assert re.search(
+            rf"^    {label} .*{3 * TOKENS} tokens in {re.escape(shown)} s", section, re.M
+        )
+    ratios = [x / y for x, y in zip(a, b, strict=True)]
+    assert row(section, "A / B")[:4] == pytest.approx(ratios)
+    assert f"The ratio of speeds is {ratios[3]}" in section
+
+
+def test_the_bytes_of_the_int4_model_are_those_of_the_run():
+    section, quality = (second_evening(10), printed_table(10, QUALITY))
+    table, norms, total, standard = 257 * 128, 1_280, 542_080, 476_160
+    size = (total - table - norms) * 4.5 / 8 + table * 8.5 / 8 + norms * 4
+    assert f"{total - table - norms:,} · 4.5/8 + {table:,} · 8.5/8 + {norms:,} · 4" in section
+    assert f"{size:,.0f} bytes  =  {8 * size / total:.2f} bits per weight" in section
+    for name in (BOTH, RTN, GPTQ):
+        assert quality[name][2:4] == [size, round(8 * size / total, 2)]
+    assert quality["standard"][2] == 4 * standard and quality[MTP][2] == 4 * total
+    assert f"2 · {standard:,} / {size:,.0f} = {2 * standard / size:.2f} times" in section
 
 
 def test_rounds_that_asked_for_one_draft_do_not_lower_the_share_of_the_second():
     ended = [MANY * n for n in (2 + 1, 6 + 1, 2)]
     censored = [0, MANY * 6, MANY * 2]
     first, second = survival(ended, censored, 2, 0.5)
-    section = by_hand(10)
+    section = second_evening(10)
     assert row(section, "reach 1") == pytest.approx([6, 2, 1, 9, 12, first])
     assert math.isclose(second / first, 2 / 3, rel_tol=1e-6) and "2/3\n" in section
     assert f"0.75 · 2/3 = {second:.1f}" in section
     assert row(section, "wrong") == pytest.approx([2, 12, 2 / 12], abs=0.005)
+
+
+def speeds(temperature):
+    """Return {configuration: [speed, ratio of speeds, median of ratios, tokens per pass]}."""
+    return printed_table(10, f"temperature {temperature} ")
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_the_ratio_of_speeds_is_that_of_the_printed_speeds(temperature):
+    rows = speeds(temperature)
+    assert list(rows) == ["standard", MTP, BOTH, RTN]
+    for tokens_per_second, ratio, *_ in rows.values():
+        assert ratio == pytest.approx(tokens_per_second / rows["standard"][0], abs=0.006)
+
+
+def test_the_headline_and_the_careful_numbers_in_the_text_are_those_of_the_run():
+    lines = printed_table(10, "MTP + QAT int4: the headline")
+    fast, careful, at_1, small, half, quality, gptq = (n for *_, n in lines.values())
+    section = re.search(r"^## The wrong way first$(.*?)^## ", text(10), re.M | re.S)[1]
+    numbers = re.findall(r"\d+\.\d\d", section)
+    found = [fast, small, quality, careful, at_1, half, gptq]
+    assert numbers == [f"{number:.2f}" for number in found]
+    assert careful == speeds(0)[BOTH][1] and at_1 == speeds(1)[BOTH][1]
+    table = printed_table(10, QUALITY)
+    assert [quality, gptq] == [table[name][1] for name in (BOTH, GPTQ)]
+
+
+def test_claims_are_judged_by_the_median_of_ratios():
+    for temperature in (0, 1):
+        for name in (MTP, BOTH):
+            median = speeds(temperature)[name][2]
+            claim = f"the speed-up of {name} at temperature {temperature} is {median:.2f}x"
+            assert claim in output(10)
+
+
+def test_the_result_is_the_speed_at_temperature_0():
+    before, now = (speeds(0)[name][0] for name in ("standard", BOTH))
+    assert f"*Result:* from {before:,.0f} to {now:,.0f} tokens/s at temperature 0" in prose(10)
+    for value in (before, now):
+        assert len(re.findall(rf" {value:,.0f} tokens/s", output(10))) == 2
+
+
+def passes_per_second(temperature, name):
+    tokens_per_second, _, _, tokens_per_pass = speeds(temperature)[name]
+    return tokens_per_second / tokens_per_pass
+
+
+def quality(name):
+    return printed_table(10, QUALITY)[name][1]
+
+
+STATEMENTS = {  # sentences of the text, and whether they hold for the run that it shows
+    "The speed-ups at temperature 0 are larger than those at temperature 1": lambda: all(
+        one > other
+        for name in (MTP, BOTH, RTN)
+        for one, other in zip(speeds(0)[name][1:3], speeds(1)[name][1:3], strict=True)
+    ),
+    "At both temperatures, `MTP + QAT int4` makes more than `MTP`": lambda: all(
+        passes_per_second(t, BOTH) > passes_per_second(t, MTP) for t in (0, 1)
+    ),
+    "*Int4 costs this model little*, by any method: less than 1 %.": lambda: (
+        quality("standard") - min(map(quality, (BOTH, RTN, GPTQ))) < 1
+    ),
+    "Rounding to nearest loses more than QAT, as claimed": lambda: quality(RTN) < quality(BOTH),
+    "GPTQ, without any training, is no worse than QAT": lambda: quality(GPTQ) >= quality(BOTH),
+    "With int4, they are less than half of the memory": lambda: all(
+        numbers[2] < 0.5e6 * numbers[4]
+        for name, numbers in printed_table(10, QUALITY).items()
+        if "int4" in name
+    ),
+}
+
+
+@pytest.mark.parametrize("sentence", STATEMENTS)
+def test_what_the_text_says_about_its_run_holds(sentence):
+    assert sentence in prose(10), "the text does not say this any more"
+    assert STATEMENTS[sentence](), "run again, this does not hold: change the text"

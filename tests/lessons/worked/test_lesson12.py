@@ -1,4 +1,6 @@
-"""The numbers of lesson 12's section "By hand", and the details of its second evening."""
+"""Lesson 12: the numbers of its section "By hand", the details of its second evening, and what its
+text says about the run that it shows.
+"""
 
 import re
 from pathlib import Path
@@ -13,7 +15,7 @@ from minimtp.plan.planning import make_plan
 from minimtp.plan.settings import Settings
 from minimtp.plan.sizes import Hardware, ModelSize, Precision, hardware, model
 from minimtp.plan.speculation import Acceptance
-from tests.lessons.worked.reading import second_evening
+from tests.lessons.worked.reading import by_hand, printed_table, prose, row, second_evening
 
 ROOT = Path(__file__).resolve().parents[3]
 TEXT = (ROOT / "lessons" / "lesson12_worth_it" / "README.md").read_text(encoding="utf-8")
@@ -54,33 +56,38 @@ def gain(cost, batch, drafts, text=3):
 
 def test_the_time_of_a_pass_and_the_balance():
     cost = roofline(FLOAT32)
-    one, *more = (f"{milliseconds(cost, rows):.2f} ms" for rows in (1, 4, 8, 16))
-    row = f"{milliseconds(cost, 100) / 100:.3f}"
-    assert_shown(f"= {one}", f"=  {row} ms · R")
+    one = f"{milliseconds(cost, 1):.2f} ms"
+    each = f"{milliseconds(cost, 100) / 100:.3f}"
+    assert_shown(f"= {one}", f"=  {each} ms · R")
     assert_shown(f"takes {one} and decodes {1e3 / milliseconds(cost, 1):.0f} tokens/s")
-    assert_shown("With 4 rows it takes {}, with 8 rows {}, with 16 rows {}.".format(*more))
-    assert_shown(f"R*  =  {one.split()[0]} / {row}  =  {cost.balanced_rows:.0f} rows")
+    assert_shown(f"R*  =  {one.split()[0]} / {each}  =  {cost.balanced_rows:.0f} rows")
 
 
 def test_drafts_pay_up_to_a_few_requests():
     cost = roofline(FLOAT32)
     assert_shown(f"E(3)  =  1 + 0.8 + 0.64 + 0.512  =  {TOKENS(3):.3f} tokens")
-    assert gain(cost, 1, 3) == gain(cost, 2, 3) == f"{TOKENS(3):.3f}"
-    assert_shown(
-        f"one request would be {gain(cost, 1, 3)} times", f"still {gain(cost, 2, 3)} times"
-    )
-    assert_shown(f"2.952 / 2 = {gain(cost, 4, 3)}", f"the tokens: {gain(cost, 8, 3)}, a loss")
-    assert_shown(
-        f"E(1) = {TOKENS(1):.1f} tokens", f"twice the time: {gain(cost, 8, 1, 1)}, a loss too"
-    )
+    section, requests = by_hand(12), (1, 2, 4, 8)
+    assert row(section, "requests") == list(requests)
+    assert row(section, "rows without drafts") == [*requests, round(milliseconds(cost, 1), 2)]
+    assert len({milliseconds(cost, rows) for rows in requests}) == 1
+    assert row(section, "rows with 3 drafts") == [4 * batch for batch in requests]
+    times = [milliseconds(cost, 4 * batch) for batch in requests]
+    assert row(section, "pass in ms") == pytest.approx(times, abs=0.005)
+    gains = [float(gain(cost, batch, 3)) for batch in requests]
+    assert row(section, "speed-up")[:4] == gains and gains[1] > 1 > gains[-1]
+    assert_shown(f"E(1) = {TOKENS(1):.1f} tokens in twice the time are {gain(cost, 8, 1, 1)}.")
 
 
 def test_int4_and_drafts_spend_the_same_arithmetic():
     slow, fast = roofline(INT4), roofline(INT4, int4_gflops=360)
-    reading, row, four = milliseconds(fast, 1), milliseconds(fast, 100) / 100, milliseconds(fast, 4)
+    reading, each, four = (
+        milliseconds(fast, 1),
+        milliseconds(fast, 100) / 100,
+        milliseconds(fast, 4),
+    )
     assert_shown(f"Reading takes {100 * 4.5 / 8:.2f} MB / 30 GB/s = {reading:.3f} ms")
-    assert_shown(f"would be {slow.balanced_rows:.3f}", f"a row takes {row:.3f} ms")
-    assert_shown(f"R* is {fast.balanced_rows:.3f} rows", f"4 · {row:.3f} = {four:.3f} ms")
+    assert_shown(f"would be {slow.balanced_rows:.3f}", f"a row takes {each:.3f} ms")
+    assert_shown(f"R* is {fast.balanced_rows:.3f} rows", f"4 · {each:.3f} = {four:.3f} ms")
     assert_shown(f"2.952 · 1.875 / 2.222 = {gain(fast, 1, 3)}")
     start = milliseconds(roofline(FLOAT32), 1)
     assert_shown(f"2.952 · 13.33 ms / 2.222 ms  =  {TOKENS(3) * start / four:.1f}")
@@ -94,8 +101,11 @@ def test_a_full_card_serves_most_without_drafts():
         seconds = 1e-3 * milliseconds(cost, batch * (1 + drafts))
         return 1 / (75 * seconds / (TOKENS(drafts) * batch))
 
-    assert_shown(f"B = 1 gives {served(1, 0):.0f} request", f"B = 8 gives {served(8, 0):.0f}.")
-    assert_shown(f"B = 2 gives {served(2, 3):.3f}", f"the same {served(8, 3):.3f}")
+    section = second_evening(12)
+    batches = row(section, "requests")
+    for label, drafts in (("without drafts", 0), ("with 3 drafts", 3)):
+        found = [served(int(batch), drafts) for batch in batches]
+        assert row(section, label)[:3] == pytest.approx(found, abs=5e-4)
     assert served(2, 3) > 2 * served(2, 0) and served(8, 0) > served(8, 3)
 
 
@@ -109,3 +119,72 @@ def test_the_details_in_the_text_are_what_the_run_prints(capsys):
     for block in capsys.readouterr().out.strip().split("\n\n"):
         indented = "".join(f"    {line}\n" for line in block.splitlines())
         assert indented in second_evening(12)
+
+
+CORE = "one core of this machine"
+PRODUCTS = "time of a product with T rows"
+CARD, HERE = "Llama 3.1 8B on one H100 ", "SmolLM2-135M on one core here"
+
+
+def of_the_core(number):
+    """Return the bandwidth (0), the peak (1) or the balance (2) with float32 and with int4."""
+    return [numbers[number] for numbers in printed_table(12, CORE).values()]
+
+
+def longest_over_predicted(columns):
+    """Return the largest ratio of a measured time and the predicted one."""
+    times = list(printed_table(12, PRODUCTS).values())
+    return max(
+        measured[i] / predicted[i]
+        for predicted, measured in (times[:2], times[2:])
+        for i in columns
+    )
+
+
+STATEMENTS = {  # sentences of the text, and whether they hold for the run that it shows
+    "(The int4 matrix fits a cache, so it is read faster.)": lambda: (
+        of_the_core(0)[1] > of_the_core(0)[0]
+    ),
+    "So there, predicted and measured agree by definition": lambda: (
+        longest_over_predicted([5]) == 1
+    ),
+    "a product takes longer than predicted": lambda: longest_over_predicted(range(5)) > 1.05,
+    "From two requests on, drafts gain nothing": lambda: (
+        max(printed_table(12, "lesson 5, measured")["drafts over no drafts"][1:]) < 1.05
+    ),
+    "On one core, the balance is at a handful of rows": lambda: max(of_the_core(2)) < 16,
+    "four requests at a time leave drafts nothing to gain with 16-bit weights": lambda: (
+        printed_table(12, HERE)["MTP"][1] < 1.05
+    ),
+    "(With int4, drafts still help a little.": lambda: (
+        printed_table(12, HERE)["MTP + QAT int4"][-1] > printed_table(12, HERE)["QAT int4"][-1]
+    ),
+    "Why does int4 gain nothing on a full card, but something on a full core?": lambda: (
+        printed_table(12, CARD)["QAT int4"][-1] == 1 and printed_table(12, HERE)["QAT int4"][-1] > 1
+    ),
+    "and its peak is higher: compare the two in the output": lambda: (
+        of_the_core(1)[1] > of_the_core(1)[0]
+    ),
+}
+
+
+@pytest.mark.parametrize("sentence", STATEMENTS)
+def test_what_the_text_says_about_its_run_holds(sentence):
+    assert sentence in prose(12), "the text does not say this any more"
+    assert STATEMENTS[sentence](), "run again, this does not hold: change the text"
+
+
+def test_the_requests_per_hour_in_the_text_are_those_of_the_run():
+    requests = printed_table(12, "requests per hour that one H100 serves")
+    before, product, after = (numbers[-1] for numbers in requests.values())
+    one = printed_table(12, CARD)["MTP + QAT int4"][0]
+    assert product / before == pytest.approx(one, rel=2e-3)
+    for number in (before, product, after):
+        assert f"{number:,.0f}" in TEXT.partition("## The idea")[0]
+    assert after / before - 1 == pytest.approx(0.005, abs=0.001)  # "half a per cent more"
+
+
+def test_where_drafts_stop_to_pay_is_what_the_run_prints():
+    ends = re.findall(r"at least 5 % faster than .* up to (\d+) at a time", TEXT)
+    pattern = "up to {} requests at a time with 16-bit weights, and up to {} with int4"
+    assert pattern.format(*ends) in prose(12)
