@@ -16,6 +16,7 @@ from minimtp.cli.parser import (
     add_context,
     add_device,
     add_kernels,
+    add_kv_cache,
     add_model,
     add_threads,
     note_unused_threads,
@@ -49,6 +50,7 @@ def add_parser(commands: Commands) -> None:
     )
     add_device(parser)
     add_threads(parser, "as many as are fastest, which is measured")
+    add_kv_cache(parser)
     add_kernels(parser)
 
 
@@ -61,7 +63,8 @@ def run(options: argparse.Namespace) -> int:
     note_unused_threads(options)
     loaded = minimtp.load(options.model, device=options.device)
     require_template(loaded.tokenizer)
-    decoder = Decoder(loaded, chosen_drafting(options, loaded), options.context, options.threads)
+    drafting = chosen_drafting(options, loaded)
+    decoder = Decoder(loaded, drafting, options.context, options.threads, options.kv_cache)
     note_one_thread(options, decoder)
     beginning = [{"role": "system", "content": options.system}] if options.system else []
     messages = list(beginning)

@@ -20,6 +20,7 @@ from minimtp.cli.parser import (
     add_context,
     add_device,
     add_kernels,
+    add_kv_cache,
     add_model,
     add_threads,
     note_unused,
@@ -70,6 +71,7 @@ def add_parser(commands: Commands) -> None:
     )
     add_device(parser)
     add_threads(parser, "as many as are fastest, which is measured")
+    add_kv_cache(parser)
     add_kernels(parser)
 
 
@@ -94,7 +96,8 @@ def run(options: argparse.Namespace) -> int:
 
         message = {"role": "user", "content": normalized(options.chat)}
         prompt, echo = chat_tokens(loaded.tokenizer, [[message]])[0], ""
-    decoder = Decoder(loaded, chosen_drafting(options, loaded), options.context, options.threads)
+    drafting = chosen_drafting(options, loaded)
+    decoder = Decoder(loaded, drafting, options.context, options.threads, options.kv_cache)
     note_one_thread(options, decoder)
     if len(prompts) > 1:
         _generate_batch(decoder, prompts, loaded, options)
@@ -276,7 +279,8 @@ def _write_trace(
     plain = trace
     if options.draft != "none":
         no_draft = DraftConfig("none", rule=draft.rule)
-        plain = Decoder(loaded, no_draft, options.context).generate(prompt, **settings)
+        plain = Decoder(loaded, no_draft, options.context, kv_cache=options.kv_cache)
+        plain = plain.generate(prompt, **settings)
         for _ in plain:
             pass
     html = page(

@@ -13,6 +13,7 @@ from minimtp.errors import UserError, shown
 from minimtp.training.settings import check_known
 
 Run = Callable[[argparse.Namespace], int]  # runs a command and returns the exit code
+KV_CACHES = "float32", "float16"
 
 
 class Parser(argparse.ArgumentParser):
@@ -145,6 +146,16 @@ def add_measured_device(parser: Parser) -> None:
 def add_threads(parser: Parser, default: str = "one per core") -> None:
     parser.add_argument(
         "--threads", type=whole_number, metavar="N", help=f"number of threads (default: {default})"
+    )
+
+
+def add_kv_cache(parser: Parser) -> None:
+    parser.add_argument(
+        "--kv-cache",
+        choices=KV_CACHES,
+        default="float32",
+        help="number format of the KV cache (default: float32); float16 rounds keys and values a "
+        "little, and long texts then need less memory and time; only on the CPU",
     )
 
 

@@ -9,6 +9,7 @@ from minimtp.arguments import (
     Kind,
     checked_arguments,
     instance,
+    one_of,
     optional,
     several,
     whole,
@@ -68,6 +69,7 @@ def _stop(name: str, value: object) -> list[str | bytes]:
 
 _stops = several(TEXT, str, bytes, bytearray, memoryview, expected="text, or a list of texts")
 _prompts = several(_prompt, expected="a list of texts")
+KV_CACHE = one_of("float32", "float16")
 TEXT_OPTIONS: dict[str, Kind] = {
     "max_new_tokens": NEW_TOKENS,
     "sampling": SAMPLING,
@@ -116,25 +118,31 @@ class Decoder:
 
     context_length: the maximum length of prompt and new text (default: the model's). A copy, or a
     decoder that was pickled, is made anew from the loaded model. threads: of the processor that
-    compute a forward pass (default: as many as are fastest, which is measured). Raises UserError if
-    `draft` or `context_length` does not fit the model.
+    compute a forward pass (default: as many as are fastest, which is measured). kv_cache: the
+    numbers in which keys and values are stored. "float16", only on the CPU, rounds them, which
+    changes the model a little; long texts then take half the memory, and less time. Raises
+    UserError if `draft`, `context_length` or `kv_cache` does not fit the model.
     """
 
     @checked_arguments(
-        loaded=LOADED, draft=_draft, context_length=optional(whole(1)), threads=optional(THREADS)
-    )
+        loaded=LOADED, draft=_draft, context_length=optional(whole(1)), threads=optional(THREADS),
+        kv_cache=KV_CACHE,
+    )  # fmt: skip
     def __init__(
         self,
         loaded: LoadedModel,
         draft: DraftConfig | None = DEFAULT_DRAFT,
         context_length: int | None = None,
         threads: int | None = None,
+        kv_cache: str = "float32",
     ) -> None:
         self.loaded, self.draft, self._threads = loaded, draft, threads
+        self._kv_cache = kv_cache
         if context_length is not None:
             context_length = loaded.limited_context(context_length)
         drafter = draft.drafter
-        self.target, heads = deploy(with_head(loaded.model, drafter), context_length)
+        cache = None if kv_cache == "float32" else kv_cache
+        self.target, heads = deploy(with_head(loaded.model, drafter), context_length, cache)
         self.target.use_threads(threads or fastest_threads(self.target))
         require_tree(draft.tree, self.target)
         self.drafter = make_drafter(
@@ -150,8 +158,9 @@ class Decoder:
         on_gpu = array_module(self.target.final_norm) is not np
         self._states = DecodingStates(self.target, self.drafter, self._new_policy, on_gpu)
 
-    def __reduce__(self) -> tuple[type, tuple[LoadedModel, DraftConfig, int, int | None]]:
-        return Decoder, (self.loaded, self.draft, self.target.context_length, self._threads)
+    def __reduce__(self) -> tuple[type, tuple[LoadedModel, DraftConfig, int, int | None, str]]:
+        length = self.target.context_length
+        return Decoder, (self.loaded, self.draft, length, self._threads, self._kv_cache)
 
     @checked_arguments(prompt=_prompt, **TEXT_OPTIONS)
     def generate(
@@ -266,12 +275,13 @@ def with_head(model: LanguageModel, drafter: object) -> LanguageModel:
 
 
 def deploy(
-    model: LanguageModel, context_length: int | None = None
+    model: LanguageModel, context_length: int | None = None, kv_cache: str | None = None
 ) -> tuple[ModelRunner, Drafter | None]:
     """Prepare a trained model for decoding: return the target and the drafter of the heads, if any.
 
     A model that was trained with fake quantization is packed first, on the grids it was trained on.
+    kv_cache: see `ModelRunner`.
     """
     model = packed_model(model)
-    runner = ModelRunner(model.trunk, context_length, model, model.layers)
+    runner = ModelRunner(model.trunk, context_length, model, model.layers, kv_cache)
     return runner, head_drafter(model.heads, runner) if model.depth else None

@@ -29,6 +29,7 @@ from minimtp.backend import Array, array_module
 from minimtp.backend import numpy as np
 from minimtp.decode.cache import KeyValueCache, TreeRows, enlarged, room_for
 from minimtp.engine.module import Module
+from minimtp.errors import UserError
 from minimtp.kernels.plain.decoding.block import BlockWeights
 from minimtp.kernels.plain.packed_linear import PreparedMatrix
 from minimtp.model.config import ModelConfig
@@ -59,7 +60,8 @@ class ModelRunner:
     model: the trunk with its heads, if they are to draft. All of it decodes with the same `kernel`.
     layers: F trunk layers whose inputs a drafter reads. `hidden` then has W = (1 + F) D columns:
     the final state and these.
-    Raises TypeError for a fake-quantized model, which must be converted first.
+    kv_cache: number format of the cache, "float16", or None for that of the model's numbers.
+    Raises UserError for a float16 cache on a GPU, and TypeError for a fake-quantized model, which must be converted first.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class ModelRunner:
         context_length: int | None = None,
         model: Module | None = None,
         layers: Sequence[int] = (),
+        kv_cache: str | None = None,
     ) -> None:
         self.config = config = trunk.config
         self.weight_bytes = weight_bytes(model or trunk)
@@ -78,6 +81,8 @@ class ModelRunner:
         # Without exact kernels the plain ones decode, one row at a time.
         self.rows_at_once = are_exact(kernel, model or trunk)
         self.kernel = kernel = kernel if self.rows_at_once else kernels.plain
+        if kv_cache is not None and xp is not np:
+            raise UserError(f"a KV cache of {kv_cache} is only for the CPU: leave it out on a GPU")
         self.max_rows = MAX_ROWS if xp is np else min(MAX_ROWS_ON_GPU, self.context_length)
         self.output_matrix = trunk.output_matrix
         self.output = self.output_matrix.prepare(kernel)
@@ -90,8 +95,9 @@ class ModelRunner:
         room = room_for(1, self.context_length, xp)
         self.cosine, self.sine = self.rotary.tables(room, self.final_norm)  # (S, C/2)
         self.cache = KeyValueCache(
-            config.num_layers, room, config.num_kv_heads, config.head_dim, self.final_norm.dtype, xp
-        )
+            config.num_layers, room, config.num_kv_heads, config.head_dim,
+            kv_cache or self.final_norm.dtype, xp,
+        )  # fmt: skip
         self._tree_rows: TreeRows | None = None  # of the tree that was fed last
         self.threads = 1
 

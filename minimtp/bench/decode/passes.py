@@ -1,12 +1,13 @@
-"""The time of a forward pass by number of tokens, of threads and of cached positions.
+"""The time of a forward pass by number of tokens, of threads and of cached positions, and by the
+number format of the cache.
 
 A pass over one token is plain decoding, a pass over a few is a verification, and a prompt is read
-in passes of 16. The numbers of threads alternate, and each figure is the median over rounds. The
-last column is for plain decoding on one thread: the share of the pass that reading the weights
+in passes of 16. The numbers of threads and the formats of the cache alternate, and each figure is
+the median over rounds. The last column is for plain decoding on one thread: the share of the pass that reading the weights
 alone would take, at the fastest of three ways to read so many bytes (bench/kernels/speed.py).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -37,6 +38,7 @@ def measure_passes(
     *,
     threads: Sequence[int] = (),
     cached: Sequence[int] = (),
+    kv_caches: Sequence[str] = ("float32",),
     rounds: int = 9,
     seed: int = 0,
     out: str | Path | None = None,
@@ -46,7 +48,8 @@ def measure_passes(
     it.
 
     threads: numbers of threads (default: one, and all cores). cached: numbers of tokens in the
-    cache (default: those of CACHED that fit the context, or half the context).
+    cache (default: those of CACHED that fit the context, or half the context). kv_caches: its
+    number formats, those of `Decoder`.
     Raises UserError if an option is invalid or the model has no compiled kernels.
     """
     threads = list(dict.fromkeys([1, *(threads or [machine.available_cores()])]))
@@ -68,11 +71,15 @@ def measure_passes(
     cached = list(cached) or [count for count in CACHED if count <= last] or [-(-last // 2)]
     machine.warn_if_busy(load_before, report)
     reading = read_seconds(runner.weight_bytes, rounds)
+    kinds = {
+        kind: runner if kind == "float32" else deploy(loaded.model, kv_cache=kind)[0]
+        for kind in kv_caches
+    }
     rows = []
     with tqdm(total=len(cached) * len(ROWS), desc="passes", disable=None) as bar:
         for count in cached:
-            for entry in _measure(runner, threads, count, rounds, seed):
-                rows.append(entry | {"reading_share": reading / entry["seconds"][0]})
+            for entries in _measure(kinds, threads, count, rounds, seed):
+                rows += [e | {"reading_share": reading / e["seconds"][0]} for e in entries]
                 bar.update()
     result = {
         "measurement": "passes", "model": str(path), "threads": threads, "rounds": rounds,
@@ -95,35 +102,42 @@ def _check(name: str, values: Sequence[int], maximum: int) -> None:
 
 
 def _measure(
-    runner: ModelRunner, threads: Sequence[int], cached: int, rounds: int, seed: int
-) -> list[dict[str, object]]:
-    """Return for each number of tokens the seconds of a pass with each number of threads."""
-    rng = np.random.default_rng(seed)
-    tokens = rng.integers(0, runner.vocabulary_size, cached + MAX_ROWS)
-    runners = []
-    for count in threads:
-        runners.append(runner.clone())
-        runners[-1].use_threads(count)
-        for first in range(0, cached, MAX_ROWS):
-            runners[-1].forward(tokens[first : min(first + MAX_ROWS, cached)])
-    found = []
+    kinds: dict[str, ModelRunner], threads: Sequence[int], cached: int, rounds: int, seed: int
+) -> Iterator[list[dict[str, object]]]:
+    """Yield for each number of tokens, and for each kind of cache, the seconds of a pass with each
+    number of threads.
+    """
+    vocabulary = next(iter(kinds.values())).vocabulary_size
+    tokens = np.random.default_rng(seed).integers(0, vocabulary, cached + MAX_ROWS)
+    runners = {}
+    for kind, runner in kinds.items():
+        for count in threads:
+            runners[kind, count] = each = runner.clone()
+            each.use_threads(count)
+            for first in range(0, cached, MAX_ROWS):
+                each.forward(tokens[first : min(first + MAX_ROWS, cached)])
     for rows in ROWS:
-        times: list[list[float]] = [[] for _ in threads]
+        times: dict[tuple[str, int], list[float]] = {key: [] for key in runners}
         for _ in range(rounds + 1):
-            for each, seconds in zip(runners, times, strict=True):
+            for key, each in runners.items():
                 began = perf_counter()
                 each.forward(tokens[cached : cached + rows])
-                seconds.append(perf_counter() - began)
+                times[key].append(perf_counter() - began)
                 each.truncate(cached)
-        medians = [median(seconds[1:]) for seconds in times]  # the first wakes the threads
-        found.append({"cached": cached, "tokens": rows, "seconds": medians})
-    return found
+        found = []
+        for kind in kinds:
+            # The first pass wakes the threads.
+            medians = [median(times[kind, count][1:]) for count in threads]
+            entry = {"cached": cached, "kv_cache": kind, "tokens": rows, "seconds": medians}
+            found.append(entry)
+        yield found
 
 
 def table(result: dict[str, object], markdown: bool = False) -> str:
     """Return the result as a table, as text or as Markdown."""
     _, *others = result["threads"]
-    heading = ["cached", "tokens", "1 thread"]
+    formats = len({row.get("kv_cache") for row in result["rows"]}) > 1
+    heading = ["cached", "tokens", *["KV cache"] * formats, "1 thread"]
     heading += [f"{count} threads" for count in others] + [f"{count} : 1" for count in others]
     lines = [[*heading, "tokens/s", "reading"]]
     for row in result["rows"]:
@@ -131,6 +145,7 @@ def table(result: dict[str, object], markdown: bool = False) -> str:
         plain = row["tokens"] == 1
         lines.append(
             [f"{row['cached']:,}", str(row["tokens"])]
+            + [row.get("kv_cache", "")] * formats
             + [f"{seconds * 1e3:.2f} ms" for seconds in row["seconds"]]
             + [f"{alone / seconds:.2f}x" for seconds in together]
             + [

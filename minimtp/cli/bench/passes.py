@@ -3,7 +3,7 @@
 import argparse
 
 from minimtp.cli.options.values import whole_number
-from minimtp.cli.parser import Commands, add_model, add_seed
+from minimtp.cli.parser import KV_CACHES, Commands, add_model, add_seed
 
 
 def add_parser(measurements: Commands) -> None:
@@ -34,6 +34,14 @@ def add_parser(measurements: Commands) -> None:
         help="tokens that the text already has (default: 128 2048 8000, or what fits)",
     )
     add(
+        "--kv-cache",
+        nargs="+",
+        choices=KV_CACHES,
+        default=["float32"],
+        metavar="FORMAT",
+        help="number formats of the cache: float32 (the default), float16",
+    )
+    add(
         "--rounds",
         type=whole_number,
         default=9,
@@ -51,6 +59,7 @@ def run(options: argparse.Namespace) -> int:
         options.model,
         threads=options.threads,
         cached=options.cached,
+        kv_caches=list(dict.fromkeys(options.kv_cache)),
         rounds=options.rounds,
         seed=options.seed,
         out=options.out,

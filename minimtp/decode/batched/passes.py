@@ -26,7 +26,7 @@ class BatchedRunner:
     """
 
     def __init__(self, runner: ModelRunner, places: int, room: int) -> None:
-        config, dtype = runner.config, runner.final_norm.dtype
+        config, dtype = runner.config, runner.cache.keys.dtype
         self.runner, self.places = runner, places
         self.xp = xp = array_module(runner.final_norm)
         heads, head_dim, layers = config.num_kv_heads, config.head_dim, config.num_layers

@@ -129,14 +129,8 @@ def _continued(
 
 def _places(runner: ModelRunner, room: int, texts: int, threads: int) -> int:
     """Return the number of texts of one thread at a time: the caches must fit CACHE_BYTES."""
-    config = runner.config
-    bytes_each = (
-        2
-        * config.num_layers
-        * config.num_kv_heads
-        * config.head_dim
-        * room
-        * (runner.final_norm.itemsize)
-    )
+    config, item_bytes = runner.config, runner.cache.keys.itemsize
+    numbers = 2 * config.num_layers * config.num_kv_heads * config.head_dim
+    bytes_each = numbers * room * item_bytes
     fitting = CACHE_BYTES // (bytes_each * threads)
     return max(1, min(MAX_PLACES, fitting, -(-texts // threads)))

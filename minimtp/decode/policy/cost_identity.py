@@ -33,5 +33,6 @@ def cost_identity(loaded: LoadedModel, target: ModelRunner) -> dict[str, object]
         "context_length": target.context_length,
         "bits per weight": round(bits_per_weight(loaded.model), 3),
         "dtype": str(norm.dtype),
+        "cache": str(target.cache.keys.dtype),
         "threads": target.threads,
     }

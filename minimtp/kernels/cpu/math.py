@@ -17,7 +17,7 @@ from minimtp.kernels.cpu.compiling import compiled, reassociate
 ZERO, ONE, HALF = np.float32(0), np.float32(1), np.float32(0.5)
 WITHOUT_SIGN = np.int32(0x7FFFFFFF)
 MIN_KEY = np.int32(-(2**31))
-TWO_TO_112 = np.float32(2.0**112)
+TWO_TO_112, TWO_TO_24 = np.float32(2.0**112), np.float32(2.0**24)
 INFINITY_BITS = np.int32(0x7F800000)
 
 
@@ -149,6 +149,20 @@ def as_float16(x):
         if magnitude >= np.int32(0x477FF000):
             rounded = max(magnitude, np.int32(0x7F800000))
     return float_of(np.int32(rounded | sign))
+
+
+@compiled
+def float16_bits(x):
+    """Return the bits, uint16, of x rounded to float16; magnitudes above 65,504 become 65,504."""
+    rounded = bits_of(as_float16(x))
+    magnitude = np.int32(rounded & WITHOUT_SIGN)
+    if magnitude > INFINITY_BITS:
+        return np.uint16(0x7E00)  # NaN
+    if magnitude < np.int32(0x38800000):  # below 2^-14: a multiple of 2^-24
+        bits = np.int32(float_of(magnitude) * TWO_TO_24)
+    else:
+        bits = min(np.int32(magnitude >> 13) - np.int32(112 << 10), np.int32(0x7BFF))
+    return np.uint16(bits | (np.int32(rounded >> 16) & np.int32(0x8000)))
 
 
 @compiled

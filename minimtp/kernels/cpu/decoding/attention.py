@@ -8,11 +8,17 @@ eight rows. A softmax between the two products covers each row up to the row's o
 
 The result of a row does not depend on the number of rows in the call. Later positions get a
 probability of exactly zero, which does not change a sum.
+
+A float16 cache reaches the compiled code as the bits of its numbers (`numbers_of`). The tiles
+convert them as they read them, so a long text takes half the memory and half the time to read.
 """
+
+from numba import types
+from numba.extending import overload
 
 from minimtp.backend import numpy as np
 from minimtp.kernels.cpu.compiling import compiled, reassociate
-from minimtp.kernels.cpu.math import MIN_KEY, bits_of, exponential, float_of, in_order
+from minimtp.kernels.cpu.math import MIN_KEY, bits_of, exponential, float16_bits, float_of, in_order
 from minimtp.kernels.cpu.matrices.packed_linear import multiply_floats
 from minimtp.kernels.cpu.matrices.panels import PANEL
 
@@ -27,8 +33,8 @@ def cached_attention(q, keys, values, start, scale):
     out = np.empty(q.shape, np.float32)
     attend(
         np.ascontiguousarray(by_group),
-        np.ascontiguousarray(keys),
-        np.ascontiguousarray(values),
+        np.ascontiguousarray(numbers_of(keys)),
+        np.ascontiguousarray(numbers_of(values)),
         start,
         scale,
         0,
@@ -36,6 +42,23 @@ def cached_attention(q, keys, values, start, scale):
         out,
     )
     return out
+
+
+def numbers_of(cache):
+    """Return an array of the cache as compiled code takes it: float16 numbers as their bits."""
+    return cache.view(np.uint16) if cache.dtype == np.float16 else cache
+
+
+def as_stored(cache, x):
+    """Return the float32 number x as the cache stores it: itself, or the bits of a float16."""
+    raise NotImplementedError("only in compiled code")
+
+
+@overload(as_stored, inline="always")
+def _as_stored(cache, x):
+    if cache.dtype is types.uint16:
+        return lambda cache, x: float16_bits(x)
+    return lambda cache, x: x
 
 
 @compiled
@@ -120,7 +143,7 @@ def _last_keys(keys, group, first, length):
     """Return keys[group, :, first:length] padded with zeros, (C * PANEL,), if a whole panel would
     exceed the cache.
     """
-    edge = np.zeros((keys.shape[1], PANEL), np.float32)
+    edge = np.zeros((keys.shape[1], PANEL), keys.dtype)
     for c in range(keys.shape[1]):
         for s in range(length - first):
             edge[c, s] = keys[group, c, first + s]
@@ -130,7 +153,7 @@ def _last_keys(keys, group, first, length):
 @compiled
 def _filled_values(values, group, length, width):
     """Return values[:length, group] padded with zeros to `width` channels, (length * width,)."""
-    filled = np.zeros((length, width), np.float32)
+    filled = np.zeros((length, width), values.dtype)
     for s in range(length):
         for c in range(values.shape[2]):
             filled[s, c] = values[s, group, c]

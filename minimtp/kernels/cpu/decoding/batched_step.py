@@ -7,6 +7,7 @@ alone.
 
 from minimtp.backend import numpy as np
 from minimtp.kernels.cpu.compiling import compiled
+from minimtp.kernels.cpu.decoding.attention import numbers_of
 from minimtp.kernels.cpu.decoding.block import (
     add_outputs,
     attend_to_cache,
@@ -21,8 +22,9 @@ def batched_trunk_step(x, trunk, keys, values, stretches, cosine, sine):
     hidden = np.empty_like(x)
     logits = np.empty((len(stretches), trunk.vocabulary), np.float32)
     _batched_trunk_step(
-        x, *trunk.weights, trunk.kinds, trunk.sizes, trunk.epsilon, keys, values, stretches, cosine,
-        sine, trunk.final_norm, hidden, trunk.output_kind, trunk.output, logits,
+        x, *trunk.weights, trunk.kinds, trunk.sizes, trunk.epsilon, numbers_of(keys),
+        numbers_of(values), stretches, cosine, sine, trunk.final_norm, hidden, trunk.output_kind,
+        trunk.output, logits,
     )  # fmt: skip
     return logits, hidden
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from minimtp.backend import numpy as np
 from minimtp.kernels.cpu.compiling import compiled
-from minimtp.kernels.cpu.decoding.attention import attend
+from minimtp.kernels.cpu.decoding.attention import as_stored, attend, numbers_of
 from minimtp.kernels.cpu.decoding.team import meet, share
 from minimtp.kernels.cpu.gates import swiglu_columns
 from minimtp.kernels.cpu.matrices.packed_linear import multiply
@@ -28,6 +28,14 @@ def no_tree(*blocks):
     call computes several.
     """
     return np.empty((0, 3), np.int64), *(np.empty((*blocks, 0, 0, 0), np.float32) for _ in range(2))
+
+
+def compiled_cache(keys, values, tree):
+    """Return keys, values and the arrays of a tree as compiled code takes them (attention.py)."""
+    stretches, *kept = tree
+    if keys.dtype != np.float16:
+        return keys, values, stretches, *kept
+    return numbers_of(keys), numbers_of(values), stretches, *(a.view(np.uint16) for a in kept)
 
 
 NO_TREE = no_tree()
@@ -62,9 +70,10 @@ def _vector(vector):
 def transformer_block(x, block, keys, values, start, cosine, sine, tree=None):
     attended_width = block.sizes[0] * keys.shape[1]
     shared = shared_arrays(NOTHING, np.empty_like(x), attended_width, block.sizes)
+    keys, values, *tree = compiled_cache(keys, values, tree or NO_TREE)
     compiled_block(
         x, *block.weights, block.kinds, block.sizes, block.epsilon, keys, values, start, cosine,
-        sine, *(tree or NO_TREE), *shared, *ALONE,
+        sine, *tree, *shared, *ALONE,
     )  # fmt: skip
 
 
@@ -308,8 +317,10 @@ def rotate_and_store(joined, cosine, sine, q, keys, values, start, first_group, 
             head = groups * shared + g
             for j in range(halves):
                 even, odd = joined[t, head, 2 * j], joined[t, head, 2 * j + 1]
-                keys[g, 2 * j, start + t] = even * cosine[t, j] - odd * sine[t, j]
-                keys[g, 2 * j + 1, start + t] = even * sine[t, j] + odd * cosine[t, j]
+                first = even * cosine[t, j] - odd * sine[t, j]
+                second = even * sine[t, j] + odd * cosine[t, j]
+                keys[g, 2 * j, start + t] = as_stored(keys, first)
+                keys[g, 2 * j + 1, start + t] = as_stored(keys, second)
             head += groups
             for c in range(head_dim):
-                values[start + t, g, c] = joined[t, head, c]
+                values[start + t, g, c] = as_stored(values, joined[t, head, c])

@@ -9,6 +9,7 @@ from minimtp.kernels.cpu.decoding.block import (
     ALONE,
     NOTHING,
     compiled_block,
+    compiled_cache,
     no_tree,
     numbers_shared,
     prepare_block,
@@ -77,10 +78,10 @@ def with_threads(trunk, count):
 def trunk_step(x, trunk, keys, values, start, cosine, sine, tree=None):
     logits, hidden = np.empty((len(x), trunk.vocabulary), np.float32), np.empty_like(x)
     inputs = np.empty((len(x), len(trunk.layers), x.shape[1]), np.float32)
+    keys, values, *tree = compiled_cache(keys, values, tree or trunk.no_tree)
     arguments = (
         *trunk.weights, trunk.kinds, trunk.sizes, trunk.epsilon, keys, values, start, cosine, sine,
-        trunk.layers, inputs, trunk.final_norm, trunk.output_kind, trunk.output, logits,
-        *(tree or trunk.no_tree),
+        trunk.layers, inputs, trunk.final_norm, trunk.output_kind, trunk.output, logits, *tree,
     )  # fmt: skip
     if trunk.team is None or not _in_team(trunk, x, hidden, keys.shape[2], arguments):
         _trunk_step(x, hidden, *arguments, NOTHING, *ALONE)

@@ -53,6 +53,7 @@ from minimtp.kernels.cpu.matrices.vectors import (
     FLOAT_MATRIX,
     FLOAT_VECTOR,
     FLOATS,
+    HALF_VECTOR,
     HALFS,
     INT32,
     INT_MATRIX,
@@ -100,14 +101,20 @@ def float_tile(rows, of_columns=False):
         out[out_row + r, out_column + j] =
             sum over k < depth of x[row + r, k] * w[start + k * stride + j]
 
+    w holds float32 numbers, or float16 numbers as their bits, uint16.
     fetches: 1 to prefetch the panel (stride 32), 0 to leave that to the processor. Tiles with fewer
     than FEWEST_FETCHING rows never prefetch. of_columns: the rows are columns of x (n, T).
     """
 
     @intrinsic
     def tile(typing_context, x, row, w, start, stride, depth, out, out_row, out_column, fetches):
-        if not fit((x, w, out), (FLOAT_MATRIX, FLOAT_VECTOR, FLOAT_MATRIX)):
+        if not fit((x, out), (FLOAT_MATRIX, FLOAT_MATRIX)):
             return None
+        is_half = fit((w,), (HALF_VECTOR,))
+        if not is_half and not fit((w,), (FLOAT_VECTOR,)):
+            return None
+        item_bytes = 2 if is_half else 4
+        vector_bytes = item_bytes * LANES
         integer = types.intp
         kinds = (x, integer, w, integer, integer, integer, out, integer, integer, integer)
 
@@ -121,7 +128,7 @@ def float_tile(rows, of_columns=False):
                 x_rows = [emit.row(x, emit.plus(row, r), 4) for r in range(rows)]
                 next_k = 4
             y_rows = [emit.row(out, emit.plus(out_row, r), 4, out_column) for r in range(rows)]
-            weights, line = emit.item(w, start, 4), emit.times(stride, 4)
+            weights, line = emit.item(w, start, item_bytes), emit.times(stride, item_bytes)
             parts = _parts(rows, FLOAT_TOTALS)
             ahead, cache = (
                 (NEAR_AHEAD, NEAREST) if len(parts) == 1 and rows < 6 else (FAR_AHEAD, FAR_CACHE)
@@ -135,11 +142,14 @@ def float_tile(rows, of_columns=False):
                 with cgutils.for_range(builder, count) as along_k:
                     k = emit.plus(first, along_k.index)
                     here = emit.advance(
-                        weights, emit.plus(emit.times(k, line), 4 * LANES * part[0])
+                        weights, emit.plus(emit.times(k, line), vector_bytes * part[0])
                     )
                     if rows >= FEWEST_FETCHING:
-                        _fetch(emit, fetches, here, 4 * LANES * len(part), ahead, cache)
-                    loaded = [emit.load(FLOATS, here, 4 * LANES * c) for c in range(len(part))]
+                        _fetch(emit, fetches, here, vector_bytes * len(part), ahead, cache)
+                    kind = HALFS if is_half else FLOATS
+                    loaded = [emit.load(kind, here, vector_bytes * c) for c in range(len(part))]
+                    if is_half:
+                        loaded = [emit.float16_to_float32(vector) for vector in loaded]
                     for r in range(rows):
                         activation = emit.load_everywhere(FLOAT, x_rows[r], emit.times(k, next_k))
                         for total, weight in zip(totals[r], loaded, strict=True):

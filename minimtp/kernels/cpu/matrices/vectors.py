@@ -50,6 +50,7 @@ FLAGS = ir.VectorType(ir.IntType(1), 4 * LANES)  # one for each of BYTES
 FLOAT_MATRIX, INT_MATRIX = types.Array(types.float32, 2, "C"), types.Array(types.int32, 2, "C")
 SHORT_MATRIX, CODE_MATRIX = types.Array(types.int16, 2, "C"), types.Array(types.int8, 2, "C")
 BYTE_MATRIX, FLOAT_VECTOR = types.Array(types.uint8, 2, "C"), types.Array(types.float32, 1, "C")
+HALF_VECTOR = types.Array(types.uint16, 1, "C")  # the bits of float16 numbers
 
 
 def fit(given, expected):

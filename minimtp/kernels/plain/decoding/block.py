@@ -14,6 +14,8 @@ from minimtp.kernels.plain.gates import swiglu
 from minimtp.kernels.plain.norms import rms_norm
 from minimtp.kernels.plain.packed_linear import Prepared, linear
 
+LARGEST_FLOAT16 = 65504.0
+
 
 class BlockWeights(NamedTuple):
     """One transformer block's weights: two norms (D,), four matrices prepared by `prepare_*`, and
@@ -62,7 +64,8 @@ def transformer_block(
     PLACE.
 
     x (T, D) is overwritten. The tokens' keys and values are written to positions start..start+T-1
-    of the cache, keys (G, C, S) and values (S, G, C). Its positions before `start` hold the past.
+    of the cache, keys (G, C, S) and values (S, G, C), of the type of x or float16, to which they
+    are rounded. Its positions before `start` hold the past.
     cosine and sine (T, C/2) rotate to the positions from `start`. All arrays are contiguous.
 
     tree: (stretches, tree keys, tree values) if the tokens are a tree in depth-first order instead
@@ -94,6 +97,7 @@ def transformer_block(
     new_values = joined[0, :, block.heads + kv_heads :]
     if block.quantize_kv is not None:
         new_keys, new_values = block.quantize_kv(new_keys), block.quantize_kv(new_values)
+    new_keys, new_values = as_stored(new_keys, keys.dtype), as_stored(new_values, keys.dtype)
     outputs = []
     for first, stop, position in stretches:
         at = slice(position, position + stop - first)
@@ -110,6 +114,15 @@ def transformer_block(
     x += linear(attended.reshape(rows, -1), weights.attention_output)
     normed, _ = rms_norm(x, weights.feed_forward_norm, block.epsilon)
     x += linear(swiglu(linear(normed, weights.gate_up)), weights.down)
+
+
+def as_stored(x: Array, dtype: object) -> Array:
+    """Return numbers in the type of the cache. Magnitudes above 65,504, the largest in float16,
+    become 65,504 there.
+    """
+    if dtype == "float16":
+        x = x.clip(-LARGEST_FLOAT16, LARGEST_FLOAT16)
+    return x.astype(dtype, copy=False)
 
 
 def normalize_heads(joined: Array, block: PreparedBlock) -> None:
