@@ -235,6 +235,8 @@ def test_the_row_of_the_formula_in_the_text_is_the_runs():
     rejected, _, _, tokens, measured, *_ = speedups(0)[7]
     assert f"For K = 7, the formula is too low: {tokens:.2f} tokens, and {measured:.2f}" in prose
     assert tokens < measured
+    for temperature in (0, 1):  # "For K = 1, the formula is a little too high"
+        assert 1 <= speedups(temperature)[1][3] / speedups(temperature)[1][4] < 1.05
     distance = float(re.search(r"accept every draft +([\d.]+) %", OUTPUT)[1])
     assert all(rejected > distance for rejected, *_ in speedups(1).values())
 
@@ -266,7 +268,7 @@ def test_what_the_text_says_of_trees_is_what_the_run_shows():
         for name in ("shared noise", "token rule", "block rule", "greedy")
     }
     assert max(gains, key=gains.get) == "shared noise" and gains["shared noise"] > 1.05
-    assert all(gain < 1.05 for name, gain in gains.items() if name != "shared noise")
+    assert all(gain < 1.08 for name, gain in gains.items() if name != "shared noise")
     assert all(every[f"{name}, tree"][1] < every[name][1] for name in gains)
 
 
