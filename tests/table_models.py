@@ -89,6 +89,10 @@ class ScriptedRandomSource:
         options = [index for index, probability in enumerate(probabilities) if probability > 0]
         assert options, f"none of these probabilities is above 0: {probabilities}"
         choice = self.script[len(self.asked)] if len(self.asked) < len(self.script) else 0
+        assert choice < len(options), (
+            "with the same random choices, a second call asked for others: all randomness must "
+            "come from rng"
+        )
         self.asked.append((choice, len(options)))
         self.probability *= float(probabilities[options[choice]])
         return options[choice]

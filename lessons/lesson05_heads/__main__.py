@@ -1,7 +1,7 @@
 """Lesson 5: python -m lessons.lesson05_heads"""
 
 from lessons import course
-from lessons.lesson05_heads.plot import draw
+from lessons.lesson05_heads.plot import draw, draw_acceptance
 from lessons.lesson05_heads.predictions import (
     correct,
     correct_in_a_row,
@@ -45,7 +45,8 @@ def main(lesson: course.Lesson) -> None:
     report(title, shares, {"in a row": ""} | in_a_row)
 
     drafters = runs["parallel"], runs["token_conditioned"]  # trained on equally many bytes
-    lesson.save_plot(draw, predicted, windows, *drafters, size=(13, 4.4))
+    lesson.save_plot(draw, right, windows, *drafters, size=(13, 4.4))
+    lesson.save_plot(draw_acceptance, predicted, size=(5, 3.8), name="acceptance.png")
     before, now = in_a_row["no heads"], in_a_row["8 times the bytes"]
     lesson.result("correct predictions from one pass", ("no heads", before), ("heads", now))
 

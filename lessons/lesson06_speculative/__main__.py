@@ -1,8 +1,14 @@
 """Lesson 6: python -m lessons.lesson06_speculative"""
 
 from lessons import course
-from lessons.lesson06_speculative.formula import print_speedups
-from lessons.lesson06_speculative.measure import PLAIN, measure_rules
+from lessons.lesson06_speculative.formula import print_costs, print_formula
+from lessons.lesson06_speculative.measure import (
+    MORE_RULES,
+    PLAIN,
+    RULES,
+    measure_depths,
+    measure_rules,
+)
 from lessons.lesson06_speculative.plot import draw, draw_distributions
 from lessons.lesson06_speculative.rules import DRAFTED_BYTE, next_byte, total_variation
 from minimtp.backend import to_device
@@ -27,9 +33,10 @@ def main(lesson: course.Lesson) -> None:
     target, depth = ModelRunner(run.model.trunk), run.recipe.draft_depth
     drafter, found = head_drafter(run.model.heads, target), {}
     for temperature in (1, 0):
-        print(f"\ntemperature {temperature}, {depth} drafts: tokens per pass, speed, bits per byte")
-        found[temperature] = measure_rules(target, drafter, prompts, temperature, depth)
-        print_speedups(found[temperature][1])
+        names = RULES[temperature]
+        by_rule = measure_rules(target, drafter, prompts, temperature, names, depth)
+        found[temperature] = by_rule, measure_depths(target, drafter, prompts[::2], temperature)
+    print_costs(found[0][1])
 
     tokenizer = run.tokenizer
     lesson.save_plot(draw_distributions, p, q, tokenizer, size=(5.2, 4.2), name="distributions.png")
@@ -39,6 +46,11 @@ def main(lesson: course.Lesson) -> None:
     )
     title = "generation speed at temperature 0"
     lesson.result(title, (PLAIN, before), ("speculative decoding", now))
+    if lesson.details:
+        for temperature, names in MORE_RULES.items():
+            measure_rules(target, drafter, prompts, temperature, names, depth)
+        for temperature, (_, by_depth) in found.items():
+            print_formula(temperature, by_depth)
 
 
 if __name__ == "__main__":

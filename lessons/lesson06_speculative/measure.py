@@ -20,31 +20,30 @@ from minimtp.decode.states import DecodingStates
 DEPTHS = (0, 1, 3, 5, 7, 15)
 REPEATS = 2
 PLAIN = "plain decoding"
+EVERY_DRAFT, FROM_P = "accept every draft", "resample from p"
+# By temperature: the rules that the run compares, and those that its details compare.
+RULES = {1: (PLAIN, EVERY_DRAFT, FROM_P, "token rule"), 0: (PLAIN, "greedy")}
+TREE = ", tree"  # the end of a name
+MORE_RULES = {
+    1: (PLAIN, *(rule + tree for rule in ("shared noise", "token rule", "block rule")
+                 for tree in ("", TREE))),
+    0: (PLAIN, "greedy", "greedy" + TREE),
+}  # fmt: skip
+BY_DEPTH = {1: "shared noise", 0: "greedy"}  # the rule that is measured with several draft depths
 Name = TypeVar("Name", str, int)  # a rule, or a draft depth
 RuleMaker = Callable[[int, int], Rule]  # seed, position of the first new token -> rule of one text
 
 
-def rules_at(temperature: float, vocabulary_size: int) -> dict[str, RuleMaker]:
-    """Return the rules by the names that the run prints."""
+def rule_maker(name: str, temperature: float, vocabulary_size: int) -> RuleMaker:
+    """Return what makes the rule that the run prints with this name."""
     sampling = SamplingParams(temperature)
-
-    def library(name: str) -> RuleMaker:
-        return lambda seed, position: make_rule(name, sampling, seed, vocabulary_size, position)
-
-    if sampling.greedy:
-        greedy = library("token")
-        return {PLAIN: greedy, "greedy, tree": greedy, "greedy": greedy}
-    return {
-        PLAIN: library("shared-noise"),
-        "accept every draft": lambda seed, _: AcceptEverything(sampling, SeededRandomSource(seed)),
-        "resample from p": lambda seed, _: ResampleFromP(sampling, SeededRandomSource(seed)),
-        "token rule": library("token"),
-        "token rule, tree": library("token"),
-        "block rule": library("block"),
-        "block rule, tree": library("block"),
-        "shared noise, tree": library("shared-noise"),
-        "shared noise": library("shared-noise"),
-    }
+    if name == EVERY_DRAFT:
+        return lambda seed, _: AcceptEverything(sampling, SeededRandomSource(seed))
+    if name == FROM_P:
+        return lambda seed, _: ResampleFromP(sampling, SeededRandomSource(seed))
+    names = {PLAIN: "shared-noise", "shared noise": "shared-noise", "block rule": "block"}
+    kind = "token" if sampling.greedy else names.get(name.removesuffix(TREE), "token")
+    return lambda seed, position: make_rule(kind, sampling, seed, vocabulary_size, position)
 
 
 class Variant(NamedTuple):
@@ -125,32 +124,49 @@ def timed_rounds(generation: Generation) -> tuple[list[Round], np.ndarray]:
 
 
 def measure_rules(
-    target: ModelRunner, drafter: Drafter, prompts: np.ndarray, temperature: float, depth: int
-) -> tuple[dict[str, Measured], dict[int, Measured]]:
-    """Measure every rule and print a line for each.
-
-    Returns the results by the rule's name, and the results of the last rule by draft depth, on half
-    of the prompts.
+    target: ModelRunner,
+    drafter: Drafter,
+    prompts: np.ndarray,
+    temperature: float,
+    names: Sequence[str],
+    depth: int,
+) -> dict[str, Measured]:
+    """Measure the rules with these names, the first of which is plain decoding. Print a line for
+    each.
     """
+    print(f"\ntemperature {temperature}, {depth} drafts: tokens per pass, bits per byte, speed")
     rules = {
-        name: Variant(make, 0 if name == PLAIN else depth, "tree" in name)
-        for name, make in rules_at(temperature, target.vocabulary_size).items()
+        name: Variant(
+            rule_maker(name, temperature, target.vocabulary_size),
+            0 if name == PLAIN else depth,
+            name.endswith(TREE),
+        )
+        for name in names
     }
     by_rule = measure(target, drafter, prompts, rules)
     for name, found in by_rule.items():
-        print(f"  {name:<20}" + describe(found, by_rule[PLAIN], target))
-    *_, last = rules.values()
-    depths = {k: Variant(last.make_rule, k) for k in DEPTHS if k <= drafter.max_depth}
-    return by_rule, measure(target, drafter, prompts[::2], depths)
+        # The two wrong rules are not compiled, so their speed would say nothing.
+        with_speed = name not in (EVERY_DRAFT, FROM_P)
+        print(f"  {name:<20}" + describe(found, by_rule[PLAIN], target, with_speed))
+    return by_rule
 
 
-def describe(found: Measured, plain: Measured, target: ModelRunner) -> str:
-    """Return one line: tokens per pass, speed, and the loss that the model gives to the texts."""
+def measure_depths(
+    target: ModelRunner, drafter: Drafter, prompts: np.ndarray, temperature: float
+) -> dict[int, Measured]:
+    """Return the results by draft depth. Depth 0 is plain decoding."""
+    make = rule_maker(BY_DEPTH[temperature], temperature, target.vocabulary_size)
+    depths = {k: Variant(make, k) for k in DEPTHS if k <= drafter.max_depth}
+    return measure(target, drafter, prompts, depths)
+
+
+def describe(found: Measured, plain: Measured, target: ModelRunner, with_speed: bool) -> str:
+    """Return one line: tokens per pass, the loss that the model gives to the texts, and speed."""
     start = found.rounds[0][0].position - 1  # prefill gave one token before the first round
     loss = np.concatenate([bits(target, text, start) for text in found.texts]).mean()
     same = ", same texts" if found is not plain and found.texts == plain.texts else ""
-    speed = f"{found.tokens_per_pass:.2f} tokens {found.tokens_per_second:>7,.0f} tokens/s"
-    return f"{speed}  {loss:.2f} bits{same}"
+    speed = f"  {found.tokens_per_second:>7,.0f} tokens/s" if with_speed else ""
+    return f"{found.tokens_per_pass:.2f} tokens  {loss:.2f} bits{speed}{same}"
 
 
 def bits(target: ModelRunner, text: Sequence[int], start: int) -> np.ndarray:

@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 SHOWN, ROUNDS = 9, 15  # bytes of a distribution, rounds of a text
 GREEN, RED, BLUE, ORANGE = "#1e8449", "#c0392b", "#2e86c1", "#ca6f1e"
 BOX = {"facecolor": "#d6eaf8", "edgecolor": BLUE, "boxstyle": "square,pad=0.15"}
-Results = dict[int, tuple[dict[str, Measured], dict[int, Measured]]]  # see measure_rules
+Results = dict[int, tuple[dict[str, Measured], dict[int, Measured]]]  # by rule, by depth
 
 
 def draw(figure: "Figure", found: Results, tokenizer: Tokenizer) -> None:
     """Draw the rounds of a text, and the speed by draft depth. found: by temperature."""
     drafts, depths = figure.subplots(1, 2, width_ratios=(1.1, 0.9))
-    draw_rounds(drafts, found[1][0]["shared noise"].rounds[0][:ROUNDS], tokenizer)
+    draw_rounds(drafts, found[1][0]["token rule"].rounds[0][:ROUNDS], tokenizer)
     for temperature, marker in ((0, "o-"), (1, "s--")):
         draw_depths(depths, found[temperature][1], marker, f"temperature {temperature}")
-    depths.set(title="speed by draft depth", xlabel="drafts per pass")
+    depths.set(title="tokens per pass, and speed-up", xlabel="drafts per pass, K")
     depths.legend(fontsize=8)
     depths.grid(alpha=0.3)
 

@@ -36,5 +36,6 @@ INTRODUCES = (
     "minimtp.decode.generation",
     "minimtp.decode.options",
 )
+DETAILS = "shared noise, the block rule and trees, and a formula for the speed-up"
 
 recipe = previous

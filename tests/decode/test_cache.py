@@ -66,7 +66,12 @@ def test_write_returns_the_views_of_its_layer_and_does_not_change_the_length(own
         assert written is not None, "write returned nothing"
         keys, values = written
         for view, stored in zip(written, cache.layer(1), strict=True):
-            assert view.shape == stored.shape and np.shares_memory(view, stored)
+            assert view.shape == stored.shape, (
+                f"write returned an array {view.shape}, expected the whole layer, {stored.shape}"
+            )
+            assert np.shares_memory(view, stored), (
+                "write returned a copy, expected the views of its layer, so that no row is copied"
+            )
         np.testing.assert_array_equal(keys[:, :, first : first + 3].transpose(2, 0, 1), rows)
         np.testing.assert_array_equal(values[first : first + 3], -rows)
         assert cache.length == first

@@ -94,10 +94,11 @@ def form(lines):
 def test_a_lesson_prints_what_its_text_quotes_within_the_stated_bounds(number, shared_folder):
     # The text about a pretrained model quotes data/results. Here a tiny model takes its place.
     options = ["--preset", "tiny"] if needs_model(number) else []
+    quoted, *details = blocks(text(number), "text")
+    options += ["--details"] if details else []
     process = run_python(["-m", f"lessons.{course.NAMES[number - 1]}", *options], shared_folder)
     assert process.returncode == 0, process.stderr
-    (quoted,) = blocks(text(number), "text")
-    quoted, printed = comparable(quoted), comparable(process.stdout)
+    quoted, printed = comparable("".join([quoted, *details])), comparable(process.stdout)
     assert form(quoted) == form(printed)
     if not needs_model(number):
         for mine, theirs in zip(quoted, printed, strict=True):
@@ -108,7 +109,7 @@ def test_a_lesson_prints_what_its_text_quotes_within_the_stated_bounds(number, s
 
 
 def printed_values(number):
-    (output,) = blocks(text(number), "text")
+    output = "".join(blocks(text(number), "text"))  # and the details, if a second block has them
     return [value for line in output.splitlines() for value, _, _ in numbers(line)]
 
 

@@ -4,7 +4,9 @@ import re
 
 import pytest
 
+from lessons import course
 from minimtp.backend import numpy as np
+from minimtp.decode.cache import KeyValueCache
 from minimtp.decode.sampling.params import SamplingParams
 from minimtp.decode.sampling.random_source import SeededRandomSource
 from tests.lessons.helpers import text
@@ -66,3 +68,14 @@ def test_the_token_that_a_random_number_chooses():
     rng._random = lambda: float(u)
     chosen = rng.choose(SamplingParams().probabilities(LOGITS)[0])
     assert ROWS[""][chosen] == f"`{token}`"
+
+
+def test_the_bytes_of_the_cache_are_the_product_of_its_sizes():
+    *sizes, total = re.search(r"this is ([\d ·]+) = ([\d,]+) bytes, as the run", PROSE).groups()
+    layers, both, positions, heads, channels, number = map(int, sizes[0].split(" · "))
+    cache = KeyValueCache(layers, positions, heads, channels)
+    assert (both, number) == (2, 4) and f"{cache.nbytes:,}" == total
+    assert f"the cache takes {total} bytes for {positions} positions" in text(4)
+    recipe = course.recipe_of(4)
+    assert (layers, heads) == (recipe.num_layers, recipe.num_kv_heads)
+    assert (positions, channels) == (recipe.context_length, recipe.hidden_size // recipe.num_heads)

@@ -1,7 +1,11 @@
-"""Lesson 5, by hand: what each head reads and predicts, two gates, and one row of the output."""
+"""Lesson 5, by hand: what each head reads and predicts, two gates, and the output."""
 
 import re
 
+import pytest
+
+from lessons.lesson05_heads.plot import draw_in_a_row
+from lessons.lesson05_heads.predictions import correct_in_a_row
 from minimtp.backend import numpy as np
 from minimtp.engine.fused import GatedUpdate
 from tests.lessons.helpers import text
@@ -63,3 +67,41 @@ def test_the_sum_of_products_of_the_last_row_is_its_number_in_a_row():
         f"{first[0]} + {first[0]} · {first[1]} + {first[0]} · {first[1]} · {first[2]} + ..."
     )
     assert total == f"{products[0]:.2f} + {products[1]:.2f} + {products[2]:.2f} + ... = {in_a_row}"
+
+
+def shares(kind):
+    """Return the percentages of both tables by column, and the last column of each."""
+    first, second = (line for line in OUTPUT.splitlines() if line.startswith(kind))
+    return *([int(n) for n in re.findall(r"(\d+)%", line)] for line in (first, second)), (
+        int(first.split()[-1].replace(",", "")),
+        float(second.split()[-1]),
+    )
+
+
+def test_what_the_text_says_of_the_kinds_is_what_the_run_shows():
+    prose = " ".join(PAGE.split())
+    parallel, sequential, conditioned, longer, none = map(
+        shares, ("parallel", "sequential", "token_conditioned", "8 times the bytes", "no heads")
+    )
+    assert f"{sequential[2][1]:.2f} to {parallel[2][1]:.2f}" in prose
+    assert sequential[2][1] > parallel[2][1]
+    assert f"The token-conditioned head gets {conditioned[2][1]:.2f}" in prose
+    assert round(sequential[2][0] / conditioned[2][0]) == 19  # "a nineteenth"
+    for kind in (sequential, conditioned, longer):  # "hardly falls"
+        assert min(kind[0][2:]) >= kind[0][1] - 2
+    assert parallel[0][1:5] == sorted(parallel[0][1:5], reverse=True)
+    assert max(parallel[0][4:]) - min(parallel[0][4:]) <= 2
+    assert f"is correct at {none[0][3]} % of all positions, but at {none[1][3]} % of" in prose
+    assert f"{parallel[1][1]} % and {conditioned[1][1]} % in the second table" in prose
+    assert parallel[1][1] > conditioned[1][1]
+    assert all(conditioned[1][j] > parallel[1][j] for j in (2, 3))
+
+
+def test_a_bar_of_the_plot_is_as_long_as_the_mean_number_of_predictions_in_a_row():
+    figures = pytest.importorskip("matplotlib.figure", reason="plots need matplotlib")
+    right = np.array([[[True, True, False], [True, False, True]]])  # 2 and 1 in a row
+    axes = figures.Figure().subplots()
+    draw_in_a_row(axes, {name: right for name in "abcde"})
+    bars = [bar for bar in axes.patches if bar.get_y() < 0.5]  # of the first kind
+    assert [bar.get_width() for bar in bars] == [1.0, 0.5, 0.0]
+    assert correct_in_a_row(right) == 1.5 and "1.50" in {text.get_text() for text in axes.texts}
