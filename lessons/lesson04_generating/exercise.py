@@ -3,13 +3,11 @@
 pytest --mine tests/decode/sampling/test_sampling.py tests/decode/test_cache.py
 """
 
-from dataclasses import dataclass
 from types import ModuleType
 
-from minimtp.arguments import check_fields
 from minimtp.backend import Array, aligned_zeros, array_module, numpy
-from minimtp.backend import numpy as np
-from minimtp.decode.sampling.params import TEMPERATURE, TOP_K, TOP_P, _finite_maxima
+from minimtp.backend import numpy as np  # noqa: F401  (for your functions)
+from minimtp.decode.sampling.params import _finite_maxima  # noqa: F401  (for your softmax)
 
 
 def softmax(scores: Array) -> Array:
@@ -89,64 +87,14 @@ class KeyValueCache:
         raise NotImplementedError("lesson 4: lower the length, or raise an error")
 
 
-@dataclass(frozen=True)
-class SamplingParams:
-    """How logits become probabilities. The default is the model's own distribution.
+def truncate(scores: Array, top_k: int, top_p: float) -> Array:
+    """Return scores (R, V) with -inf for all tokens that are not kept.
 
-    temperature: 0 (greedy), or from 1e-6 to 1e6. top_k: number of most likely tokens to keep, 0
-    keeps all. top_p: probability that the kept tokens must reach together, 1 keeps all.
-
-    Logits up to a magnitude of 1e25 do not overflow at any of these temperatures, also after a
-    penalty. Larger ones may, and then count as not finite: sampling raises UserError.
-    Raises UserError if a setting is out of range.
+    Of each row, the top_k highest scores are kept (0: all), and of these the highest until their
+    probabilities, the softmax of the kept scores, reach top_p together (1: all). Ties go to the
+    lowest token, and the highest score is always kept. So are all scores that are NaN, so that
+    whoever samples finds them. If all are kept, the result is `scores`.
     """
-
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_fields(self, temperature=TEMPERATURE, top_k=TOP_K, top_p=TOP_P)
-
-    @property
-    def greedy(self) -> bool:
-        """Whether one token gets probability 1, so that no random numbers are needed."""
-        return self.temperature == 0 or self.top_k == 1
-
-    @property
-    def truncates(self) -> bool:
-        """Whether top-k or top-p may exclude tokens."""
-        return self.top_k > 0 or self.top_p < 1
-
-    def scores(self, logits: Array) -> Array:
-        """Return the logarithms of the probabilities, up to a constant per row: (R, V) -> (R, V).
-
-        An excluded token has -inf.
-        """
-        xp = array_module(logits)
-        if self.greedy:
-            scores = xp.full_like(logits, -xp.inf)
-            scores[xp.arange(len(logits)), logits.argmax(axis=-1)] = 0  # argmax: ties to the lowest
-            return scores
-        with np.errstate(over="ignore"):
-            scores = logits if self.temperature == 1 else logits / self.temperature
-        if 0 < self.top_k < scores.shape[-1] or self.top_p < 1:
-            scores = xp.where(self._keeps(scores), scores, -xp.inf)
-        return scores
-
-    def probabilities(self, logits: Array) -> Array:
-        """Return the probabilities (R, V), float64, of logits (R, V) of any float type.
-
-        Raises UserError if the maximum of a row is not finite, because then the model is broken.
-        """
-        xp = array_module(logits)
-        if self.greedy:
-            _finite_maxima(logits)
-            return xp.exp(self.scores(logits), dtype=xp.float64)
-        return softmax(self.scores(logits))
-
-    def _keeps(self, scores: Array) -> Array:
-        """Return which tokens remain after top-k and top-p: scores (R, V) -> bool (R, V)."""
-        raise NotImplementedError(
-            "lesson 4: rank the tokens, apply top-k and top-p to the ranks, map back to tokens"
-        )
+    raise NotImplementedError(
+        "lesson 4: rank the tokens, apply top-k and top-p to the ranks, map back to tokens"
+    )

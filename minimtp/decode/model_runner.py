@@ -61,7 +61,8 @@ class ModelRunner:
     layers: F trunk layers whose inputs a drafter reads. `hidden` then has W = (1 + F) D columns:
     the final state and these.
     kv_cache: number format of the cache, "float16", or None for that of the model's numbers.
-    Raises UserError for a float16 cache on a GPU, and TypeError for a fake-quantized model, which must be converted first.
+    Raises UserError for a float16 cache on a GPU, and TypeError for a fake-quantized model, which
+    must be converted first.
     """
 
     def __init__(

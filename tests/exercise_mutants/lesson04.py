@@ -151,48 +151,45 @@ class KeyValueCache:
 )
 
 KEEPS = """
-class SamplingParams:
-    def _keeps(self, scores):
-        order = np.argsort(-scores, axis=-1, kind="stable")
-        ranked = np.take_along_axis(scores, order, axis=-1)
-        count = self.top_k if self.top_k else scores.shape[-1]
-        by_rank = np.broadcast_to(np.arange(scores.shape[-1]) < count, scores.shape)
-        mass = softmax(np.where(by_rank, ranked, -np.inf))
-        before = np.cumsum(mass, axis=-1) - mass
-        by_rank = by_rank & ((before < self.top_p) | (self.top_p == 1))
-        keeps = np.empty(scores.shape, bool)
-        np.put_along_axis(keeps, order, by_rank, axis=-1)
-        return keeps
+def truncate(scores, top_k, top_p):
+    order = np.argsort(-scores, axis=-1, kind="stable")
+    ranked = np.take_along_axis(scores, order, axis=-1)
+    count = top_k if top_k else scores.shape[-1]
+    by_rank = np.broadcast_to(np.arange(scores.shape[-1]) < count, scores.shape)
+    mass = softmax(np.where(by_rank, ranked, -np.inf))
+    before = np.cumsum(mass, axis=-1) - mass
+    by_rank = by_rank & ((before < top_p) | (top_p == 1))
+    keeps = np.empty(scores.shape, bool)
+    np.put_along_axis(keeps, order, by_rank, axis=-1)
+    return np.where(keeps, scores, -np.inf)
 """
 
 EXERCISES[3] = Solutions(
     right={
         "put instead of the inverse permutation": KEEPS,
         "row by row": """
-class SamplingParams:
-    def _keeps(self, scores):
-        keeps = np.zeros(scores.shape, dtype=bool)
-        for row, kept in zip(scores, keeps):
-            tokens = sorted(range(len(row)), key=lambda token: (-row[token], token))
-            tokens = tokens[: self.top_k or None]
-            p, reached = softmax(row[None, tokens])[0], 0.0
-            for token, probability in zip(tokens, p):
-                if self.top_p == 1 or reached < self.top_p:
-                    kept[token] = True
-                reached += probability
-        return keeps
+def truncate(scores, top_k, top_p):
+    keeps = np.zeros(scores.shape, dtype=bool)
+    for row, kept in zip(scores, keeps):
+        tokens = sorted(range(len(row)), key=lambda token: (-row[token], token))
+        tokens = tokens[: top_k or None]
+        p, reached = softmax(row[None, tokens])[0], 0.0
+        for token, probability in zip(tokens, p):
+            if top_p == 1 or reached < top_p:
+                kept[token] = True
+            reached += probability
+    return np.where(keeps, scores, -np.inf)
 """,
         "the rank from all pairs": """
-class SamplingParams:
-    def _keeps(self, scores):
-        one, other = scores[:, :, None], scores[:, None, :]
-        tokens = np.arange(scores.shape[1])
-        above = (other > one) | ((other == one) & (tokens[None, :] < tokens[:, None]))
-        keeps = above.sum(axis=-1) < self.top_k if self.top_k else np.ones(scores.shape, bool)
-        if self.top_p < 1:
-            p = softmax(np.where(keeps, scores, -np.inf))
-            keeps &= (above * p[:, None, :]).sum(axis=-1) < self.top_p
-        return keeps
+def truncate(scores, top_k, top_p):
+    one, other = scores[:, :, None], scores[:, None, :]
+    tokens = np.arange(scores.shape[1])
+    above = (other > one) | ((other == one) & (tokens[None, :] < tokens[:, None]))
+    keeps = above.sum(axis=-1) < top_k if top_k else np.ones(scores.shape, bool)
+    if top_p < 1:
+        p = softmax(np.where(keeps, scores, -np.inf))
+        keeps &= (above * p[:, None, :]).sum(axis=-1) < top_p
+    return np.where(keeps, scores, -np.inf)
 """,
     },
     wrong={
@@ -200,27 +197,23 @@ class SamplingParams:
             KEEPS, ("np.where(by_rank, ranked, -np.inf)", "ranked")
         ),
         "top-p first, then top-k of what remains, renormalized too late": """
-class SamplingParams:
-    def _keeps(self, scores):
-        order = np.argsort(-scores, axis=-1, kind="stable")
-        mass = softmax(np.take_along_axis(scores, order, axis=-1))
-        by_rank = np.cumsum(mass, axis=-1) - mass < self.top_p
-        if self.top_k:
-            by_rank[:, self.top_k :] = False
-        return np.take_along_axis(by_rank, np.argsort(order, axis=-1), axis=-1)
+def truncate(scores, top_k, top_p):
+    order = np.argsort(-scores, axis=-1, kind="stable")
+    mass = softmax(np.take_along_axis(scores, order, axis=-1))
+    by_rank = np.cumsum(mass, axis=-1) - mass < top_p
+    if top_k:
+        by_rank[:, top_k :] = False
+    keeps = np.take_along_axis(by_rank, np.argsort(order, axis=-1), axis=-1)
+    return np.where(keeps, scores, -np.inf)
 """,
         "the token that reaches p is excluded": changed(
-            KEEPS,
-            (
-                "(before < self.top_p)",
-                "(before + mass < self.top_p) | (np.arange(mass.shape[1]) < 1)",
-            ),
+            KEEPS, ("(before < top_p)", "(before + mass < top_p) | (np.arange(mass.shape[1]) < 1)")
         ),
         "the most likely token is excluded if it reaches p": changed(
-            KEEPS, ("before < self.top_p", "before + mass <= self.top_p")
+            KEEPS, ("before < top_p", "before + mass <= top_p")
         ),
         "the token after the one that reaches p is kept": changed(
-            KEEPS, ("before < self.top_p", "before <= self.top_p")
+            KEEPS, ("before < top_p", "before <= top_p")
         ),
         "of equal scores the highest token first": changed(
             KEEPS,
@@ -230,21 +223,20 @@ class SamplingParams:
             ),
         ),
         "all tokens as likely as the k-th": """
-class SamplingParams:
-    def _keeps(self, scores):
-        ranked = -np.sort(-scores, axis=-1)
-        limit = ranked[:, [min(self.top_k or ranked.shape[1], ranked.shape[1]) - 1]]
-        p = softmax(np.where(scores >= limit, scores, -np.inf))
-        order = np.argsort(-p, axis=-1, kind="stable")
-        mass = np.take_along_axis(p, order, axis=-1)
-        kept = np.empty(scores.shape, bool)
-        np.put_along_axis(kept, order, np.cumsum(mass, axis=-1) - mass < self.top_p, axis=-1)
-        return kept & (scores >= limit)
+def truncate(scores, top_k, top_p):
+    ranked = -np.sort(-scores, axis=-1)
+    limit = ranked[:, [min(top_k or ranked.shape[1], ranked.shape[1]) - 1]]
+    p = softmax(np.where(scores >= limit, scores, -np.inf))
+    order = np.argsort(-p, axis=-1, kind="stable")
+    mass = np.take_along_axis(p, order, axis=-1)
+    kept = np.empty(scores.shape, bool)
+    np.put_along_axis(kept, order, np.cumsum(mass, axis=-1) - mass < top_p, axis=-1)
+    return np.where(kept & (scores >= limit), scores, -np.inf)
 """,
         "the least likely tokens": changed(KEEPS, ("np.argsort(-scores", "np.argsort(scores")),
-        "the answer by rank": changed(KEEPS, ("return keeps", "return by_rank")),
+        "the answer by rank": changed(KEEPS, ("np.where(keeps", "np.where(by_rank")),
         "the order used as its inverse": changed(
-            KEEPS, ("return keeps", "return np.take_along_axis(by_rank, order, axis=-1)")
+            KEEPS, ("np.where(keeps", "np.where(np.take_along_axis(by_rank, order, axis=-1)")
         ),
         "the order of the first row": changed(
             KEEPS,
@@ -254,10 +246,24 @@ class SamplingParams:
             ),
         ),
         "top-k that would exclude a single token is ignored": changed(
-            KEEPS, ("if self.top_k else", "if 0 < self.top_k < scores.shape[-1] - 1 else")
+            KEEPS, ("if top_k else", "if 0 < top_k < scores.shape[-1] - 1 else")
         ),
-        "the temperature once more": changed(
-            KEEPS, ("ranked, -np.inf))", "ranked, -np.inf) / max(self.temperature, 1e-6))")
+        "the scores of the kept tokens become logarithms of probabilities": changed(
+            KEEPS,
+            (
+                "np.where(keeps, scores, -np.inf)",
+                "np.where(keeps, np.log(softmax(scores)), -np.inf)",
+            ),
+        ),
+        "the scores are changed": changed(
+            KEEPS,
+            (
+                "return np.where(keeps, scores, -np.inf)",
+                "scores[~keeps] = -np.inf\n    return scores",
+            ),
+        ),
+        "the scores in the order of their ranks": changed(
+            KEEPS, ("np.where(keeps, scores, -np.inf)", "np.where(by_rank, ranked, -np.inf)")
         ),
         "one token too many": changed(KEEPS, ("< count", "<= count")),
         "top-k only": changed(KEEPS, ("by_rank = by_rank & (", "by_rank = by_rank | (")),

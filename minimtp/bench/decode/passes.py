@@ -3,8 +3,9 @@ number format of the cache.
 
 A pass over one token is plain decoding, a pass over a few is a verification, and a prompt is read
 in passes of 16. The numbers of threads and the formats of the cache alternate, and each figure is
-the median over rounds. The last column is for plain decoding on one thread: the share of the pass that reading the weights
-alone would take, at the fastest of three ways to read so many bytes (bench/kernels/speed.py).
+the median over rounds. The last column is for plain decoding on one thread: the share of the pass
+that reading the weights alone would take, at the fastest of three ways to read so many bytes
+(bench/kernels/speed.py).
 """
 
 from collections.abc import Callable, Iterator, Sequence

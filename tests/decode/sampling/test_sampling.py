@@ -12,6 +12,7 @@ from minimtp.decode.sampling.gumbel_noise import GumbelNoise
 from minimtp.decode.sampling.params import GREEDY, SamplingParams, softmax
 from minimtp.decode.sampling.random_source import SeededRandomSource
 from minimtp.errors import UserError
+from minimtp.kernels.plain import truncate
 
 # Multiples of 1/4, so ties are common and exact.
 LOGITS = arrays.arrays(
@@ -83,16 +84,14 @@ def test_softmax_of_a_row_whose_maximum_is_not_finite_raises_an_error(own, row):
 
 @given(LOGITS, PROPERTIES)
 def test_probabilities_apply_temperature_top_k_and_top_p_with_ties_to_the_lowest_id(
-    own, logits, sampling
+    logits, sampling
 ):
-    sampling = own(SamplingParams)(**vars(sampling))
     expected = np.array([probabilities_by_definition(row, sampling) for row in logits])
     np.testing.assert_allclose(sampling.probabilities(logits), expected, atol=1e-14)
 
 
 @given(LOGITS, PROPERTIES)
-def test_probabilities_are_float64_sum_to_one_and_leave_the_logits_unchanged(own, logits, sampling):
-    sampling = own(SamplingParams)(**vars(sampling))
+def test_probabilities_are_float64_sum_to_one_and_leave_the_logits_unchanged(logits, sampling):
     logits = logits.astype(np.float32)
     before = logits.copy()
     probabilities = sampling.probabilities(logits)
@@ -102,43 +101,55 @@ def test_probabilities_are_float64_sum_to_one_and_leave_the_logits_unchanged(own
 
 
 @given(LOGITS, PROPERTIES)
-def test_a_rows_probabilities_do_not_depend_on_other_rows(own, logits, sampling):
-    sampling = own(SamplingParams)(**vars(sampling))
+def test_a_rows_probabilities_do_not_depend_on_other_rows(logits, sampling):
     alone = np.concatenate([sampling.probabilities(row[None]) for row in logits])
     np.testing.assert_array_equal(sampling.probabilities(logits), alone)
 
 
+@given(LOGITS, st.integers(0, 8), st.sampled_from([1.0, 0.95, 0.6, 0.1]))
+def test_top_k_and_top_p_keep_scores_as_they_are_and_give_the_others_minus_infinity(
+    own, scores, top_k, top_p
+):
+    before, sampling = scores.copy(), SamplingParams(1.0, top_k, top_p)
+    found = own(truncate)(scores, top_k, top_p)
+    kept = np.array([probabilities_by_definition(row, sampling) for row in scores]) > 0
+    np.testing.assert_array_equal(found, np.where(kept, before, -np.inf))
+    np.testing.assert_array_equal(scores, before, "truncate changed its argument")
+
+
+@given(LOGITS, st.integers(0, 8), st.sampled_from([1.0, 0.95, 0.6, 0.1]))
+def test_what_top_k_and_top_p_keep_of_a_row_does_not_depend_on_other_rows(
+    own, scores, top_k, top_p
+):
+    alone = np.concatenate([own(truncate)(row[None], top_k, top_p) for row in scores])
+    np.testing.assert_array_equal(own(truncate)(scores, top_k, top_p), alone)
+
+
 def test_top_k_comes_before_top_p_and_renormalizes_first(own):
-    logits = np.log([[0.4, 0.3, 0.2, 0.1]])
+    scores = np.log([[0.4, 0.3, 0.2, 0.1]])
     # Top-k keeps two tokens. The first has 0.4 / 0.7 = 0.57 of their probability, less than 0.6, so
     # top-p keeps both. Without renormalizing, or with top-p first, three tokens would remain.
-    np.testing.assert_allclose(
-        own(SamplingParams)(top_k=2, top_p=0.6).probabilities(logits),
-        [[4 / 7, 3 / 7, 0, 0]],
-        atol=1e-15,
-    )
-    np.testing.assert_allclose(
-        own(SamplingParams)(top_k=2, top_p=0.5).probabilities(logits), [[1, 0, 0, 0]], atol=1e-15
-    )
+    kept = np.isfinite(own(truncate)(scores, 2, 0.6))
+    np.testing.assert_array_equal(kept, [[True, True, False, False]])
+    kept = np.isfinite(own(truncate)(scores, 2, 0.5))
+    np.testing.assert_array_equal(kept, [[True, False, False, False]])
 
 
 @pytest.mark.parametrize(("top_p", "kept"), [(0.25, 1), (0.5, 2), (0.51, 3), (1.0, 4)])
 def test_top_p_keeps_no_token_after_the_one_that_reaches_it(own, top_p, kept):
-    probabilities = own(SamplingParams)(top_p=top_p).probabilities(np.zeros((1, 4)))
-    np.testing.assert_array_equal(probabilities, [[1 / kept] * kept + [0] * (4 - kept)])
+    found = own(truncate)(np.zeros((1, 4)), 0, top_p)
+    np.testing.assert_array_equal(found, [[0.0] * kept + [-np.inf] * (4 - kept)])
 
 
 def test_top_k_and_top_p_keep_the_lower_ids_of_equal_scores(own):
-    logits = np.array([[1.0, 2.0, 2.0, 2.0, 0.0], [0.0, 0.0, 0.0, 0.0, 5.0]])
-    np.testing.assert_array_equal(
-        own(SamplingParams)(top_k=2).probabilities(logits) > 0, [[0, 1, 1, 0, 0], [1, 0, 0, 0, 1]]
-    )
-    np.testing.assert_array_equal(
-        own(SamplingParams)(top_k=4).probabilities(logits) > 0, [[1, 1, 1, 1, 0], [1, 1, 1, 0, 1]]
-    )
-    np.testing.assert_array_equal(
-        own(SamplingParams)(top_p=0.5).probabilities(logits) > 0, [[0, 1, 1, 0, 0], [0, 0, 0, 0, 1]]
-    )
+    scores = np.array([[1.0, 2.0, 2.0, 2.0, 0.0], [0.0, 0.0, 0.0, 0.0, 5.0]])
+    for top_k, top_p, kept in (
+        (2, 1.0, [[0, 1, 1, 0, 0], [1, 0, 0, 0, 1]]),
+        (4, 1.0, [[1, 1, 1, 1, 0], [1, 1, 1, 0, 1]]),
+        (0, 0.5, [[0, 1, 1, 0, 0], [0, 0, 0, 0, 1]]),
+    ):
+        found = own(truncate)(scores, top_k, top_p)
+        np.testing.assert_array_equal(np.isfinite(found), np.array(kept, bool))
 
 
 @pytest.mark.parametrize("temperature", [1e-6, 1e-3])
