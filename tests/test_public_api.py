@@ -92,8 +92,8 @@ def text(**arguments):
     return list(minimtp.generate(**arguments))
 
 
-def text_of_decoder(loaded, draft, context_length=None, threads=None):
-    decoder = minimtp.Decoder(loaded, draft, context_length, threads)
+def text_of_decoder(loaded, draft, context_length=None, threads=None, kv_cache="float32"):
+    decoder = minimtp.Decoder(loaded, draft, context_length, threads, kv_cache)
     return list(decoder.generate(PROMPT, max_new_tokens=4))
 
 
@@ -155,7 +155,10 @@ CALLS = {
     ),
     "Decoder": (
         text_of_decoder,
-        dict(loaded="run", draft=minimtp.DraftConfig(), context_length=24, threads=1), {},
+        dict(
+            loaded="run", draft=minimtp.DraftConfig(), context_length=24, threads=1,
+            kv_cache="float16",
+        ), {},
     ),
     "Decoder.generate": (
         next_text, dict(prompt=PROMPT, **TEXT_OPTIONS), dict(decoder="decoder"),

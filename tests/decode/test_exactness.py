@@ -52,7 +52,9 @@ def decoder(kind, form, config=CONFIG):
     map_parameters(
         model, lambda array: (array + 0.3 * rng.standard_normal(array.shape)).astype(dtype)
     )
-    return deploy(round_to_nearest(model, ROUNDED[form]) if form in ROUNDED else model)
+    form, _, kv_cache = form.partition(", cache ")
+    model = round_to_nearest(model, ROUNDED[form]) if form in ROUNDED else model
+    return deploy(model, kv_cache=kv_cache or None)
 
 
 def generated(target, drafter, prompt, **options):
@@ -80,7 +82,7 @@ def count_equal(kind, form, prompts, rule, sampling):
     return equal
 
 
-COMPILED = ["float32", *ROUNDED]
+COMPILED = ["float32", *ROUNDED, "int4, cache float16"]
 FORMS = ["float64", *(pytest.param(form, marks=compiled) for form in COMPILED)]
 each_rule = pytest.mark.parametrize(
     ("rule", "temperature"), [("token", 0.0), ("shared-noise", 0.7), ("shared-noise", 1.3)]

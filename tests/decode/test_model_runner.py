@@ -13,6 +13,7 @@ from minimtp.bench.decode.weight_formats import ROUNDED
 from minimtp.decode.model_runner import ModelRunner
 from minimtp.decode.rules.tree import Tree
 from minimtp.engine.module import map_parameters
+from minimtp.errors import UserError
 from minimtp.model.config import ModelConfig
 from minimtp.model.transformer import Transformer
 from minimtp.quant.ptq.methods import round_to_nearest
@@ -49,10 +50,17 @@ def trunk(tied=True, dtype=np.float32, family="llama"):
     return model
 
 
+KINDS = ["float32", *ROUNDED, "float32, cache float16"]
+
+
 def runner_of(kind):
-    """Return a runner of the trunk in float32, float64 or a weight format of `ROUNDED`."""
+    """Return a runner of the trunk in float32, float64 or a weight format of `ROUNDED`, and with a
+    cache of its own format, if the kind names one.
+    """
+    kind, _, cache = kind.partition(", cache ")
     model = trunk(dtype=np.float64 if kind == "float64" else np.float32)
-    return ModelRunner(round_to_nearest(model, ROUNDED[kind]) if kind in ROUNDED else model)
+    model = round_to_nearest(model, ROUNDED[kind]) if kind in ROUNDED else model
+    return ModelRunner(model, kv_cache=cache or None)
 
 
 def feed(runner, pieces):
@@ -85,7 +93,7 @@ def test_a_packed_trunk_gives_the_logits_of_the_fake_quantized_trunk(family):
 
 
 @needs_numba
-@pytest.mark.parametrize("kind", ["float32", *ROUNDED])
+@pytest.mark.parametrize("kind", KINDS)
 @given(pieces=st.lists(st.integers(1, 16), min_size=1, max_size=12))
 def test_compiled_logits_have_the_same_bits_for_any_pieces(kind, pieces):
     runner, total, kept = runner_of(kind), 0, []
@@ -122,7 +130,7 @@ def test_tokens_beyond_the_context_are_an_error():
 
 
 @pytest.mark.parametrize(
-    "kind", ["float64", *(pytest.param(kind, marks=needs_numba) for kind in ("float32", *ROUNDED))]
+    "kind", ["float64", *(pytest.param(kind, marks=needs_numba) for kind in KINDS)]
 )
 @given(forms=st.lists(tree_forms(), min_size=1, max_size=4), seed=st.integers(0, 1000))
 @settings(max_examples=25)
@@ -165,3 +173,39 @@ def test_a_tree_beyond_the_context_is_an_error():
     runner.forward_tree([0], [0])
     with pytest.raises(ValueError, match="does not fit a context of 24"):
         runner.forward_tree([0, 1], [0, 1])
+
+
+@pytest.mark.parametrize("choice", ["auto", "plain"])
+def test_a_float16_cache_holds_rounded_numbers_in_half_the_memory(choice, monkeypatch):
+    monkeypatch.setattr("minimtp.kernels._choice", choice)
+    whole, half = (ModelRunner(trunk(), kv_cache=cache) for cache in (None, "float16"))
+    logits = [runner.forward(TEXT).logits for runner in (whole, half)]
+    assert half.cache.nbytes * 2 == whole.cache.nbytes
+    assert half.cache_bytes(20) * 2 == whole.cache_bytes(20)
+    # The first layer's keys and values do not depend on the cache.
+    for name in ("keys", "values"):
+        exact, rounded = (getattr(runner.cache, name)[0] for runner in (whole, half))
+        assert rounded.tobytes() == exact.astype(np.float16).tobytes()
+    assert logits[1].dtype == np.float32
+    difference = np.abs(logits[1] - logits[0]).max()
+    assert 0 < difference < 1e-2 * np.abs(logits[0]).max()
+
+
+@pytest.mark.parametrize("choice", ["auto", "plain"])
+def test_a_float16_cache_holds_the_largest_number_of_the_format_instead_of_infinity(
+    choice, monkeypatch
+):
+    monkeypatch.setattr("minimtp.kernels._choice", choice)
+    model = trunk()
+    for block in model.blocks:
+        block.attention.qkv.weight.data *= np.float32(1e5)
+    runner = ModelRunner(model, kv_cache="float16")
+    assert np.isfinite(runner.forward(TEXT).logits).all()
+    assert np.abs(runner.cache.values).max() == 65504
+
+
+def test_a_float16_cache_on_a_gpu_is_refused_with_a_sentence(device):
+    model = Transformer(SHAPE, np.random.default_rng(0))
+    map_parameters(model, device.xp.asarray)
+    with pytest.raises(UserError, match="a KV cache of float16 is only for the CPU"):
+        ModelRunner(model, kv_cache="float16")

@@ -36,9 +36,10 @@ def test_rounding_to_float16_has_the_bits_of_numpy():
     from minimtp.kernels.cpu import math as cpu_math
 
     @cpu.numba.njit
-    def each(x, y):
+    def each(x, y, bits):
         for i in range(y.shape[0]):
             y[i] = cpu_math.as_float16(x[i])
+            bits[i] = cpu_math.float16_bits(x[i])
 
     anything = np.random.default_rng(9).integers(0, 2**32, 300_000, np.uint32).view(np.float32)
     # all finite float16 numbers from 0 up
@@ -54,10 +55,15 @@ def test_rounding_to_float16_has_the_bits_of_numpy():
         edges,
     ]
     x = np.concatenate(x).astype(np.float32)
-    y = np.empty_like(x)
-    each(x, y)
+    y, bits = np.empty_like(x), np.empty(x.shape, np.uint16)
+    each(x, y, bits)
     with np.errstate(over="ignore"):
         assert y.tobytes() == x.astype(np.float16).astype(np.float32).tobytes()
+    # The bits that a cache stores are never those of infinity.
+    assert bits.tobytes() == x.clip(-65504, 65504).astype(np.float16).tobytes()
+    special, y, bits = np.array([np.nan], np.float32), np.empty(1), np.empty(1, np.uint16)
+    each(special, y, bits)
+    assert np.isnan(bits.view(np.float16)[0])
 
 
 @needs_numba

@@ -28,6 +28,15 @@ def test_every_number_of_tokens_and_threads_is_measured_and_stored(run, tmp_path
     assert text.count("\n| ") == len(result["rows"]) + 1
 
 
+def test_formats_of_the_cache_are_measured_beside_each_other(run, capsys):
+    arguments = ["--threads", "1", "--cached", "5", "--rounds", "1"]
+    assert main(["bench", "passes", str(run), *arguments, "--kv-cache", "float32", "float16"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if "float" in line]
+    assert [row[1:3] for row in rows] == [
+        [str(tokens), kind] for tokens in ROWS for kind in ("float32", "float16")
+    ]
+
+
 def test_a_share_compares_reading_the_weights_with_the_pass_on_one_thread(run):
     result = measure_passes(run, threads=[2], cached=[4], rounds=1, report=lambda line: None)
     for row in result["rows"]:

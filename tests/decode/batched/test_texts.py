@@ -8,7 +8,7 @@ from minimtp import kernels
 from minimtp.backend import numpy as np
 from minimtp.decode.batched import texts as texts_module
 from minimtp.decode.batched.texts import TextRequest, generate_texts
-from minimtp.decode.decoder import Decoder
+from minimtp.decode.decoder import Decoder, deploy
 from minimtp.decode.drafters.config import DraftConfig
 from minimtp.decode.sampling.params import GREEDY, SamplingParams
 from minimtp.errors import UserError
@@ -84,6 +84,17 @@ def test_a_greedy_text_is_that_of_a_decoder_and_ends_where_it_ends(kind):
         generation = decoder.generate(request.prompt, max_new_tokens=request.max_new_tokens)
         assert text.tokens == list(generation)
         assert text.ended == (generation.reason == "stop")
+
+
+@needs_numba
+def test_a_greedy_text_with_a_float16_cache_is_that_of_a_decoder_with_one():
+    model = random_model("int4")
+    requests = [TextRequest(r.prompt, r.max_new_tokens) for r in some_requests()]
+    decoder = Decoder(model, DraftConfig("none"), kv_cache="float16")
+    runner = deploy(model.model, kv_cache="float16")[0]
+    for request, text in zip(requests, generate_texts(model, requests, runner=runner), strict=True):
+        expected = decoder.generate(request.prompt, max_new_tokens=request.max_new_tokens)
+        assert text.tokens == list(expected)
 
 
 def test_a_text_ends_at_an_end_token_and_the_next_takes_its_place(monkeypatch):

@@ -242,3 +242,21 @@ def test_cached_attention_equals_a_loop_over_rows_and_heads(kernel):
             weights = np.exp(0.3 * q[t, head].astype(np.float64) @ keys[group, :, :past])
             expected = weights @ values[:past, group] / weights.sum()
             assert_close(found[t, head], expected, COMPARISONS["attention"])
+
+
+@each_kernel
+@pytest.mark.parametrize("head_dim", [4, 32, 40])
+@pytest.mark.parametrize("rows", [1, 5, 16])
+def test_attention_to_a_float16_cache_has_the_bits_of_a_float32_cache_with_the_same_numbers(
+    kernel, head_dim, rows
+):
+    rng, length = np.random.default_rng(head_dim), 70
+    q = normal(rng, rows, 6, head_dim)
+    keys = normal(rng, 2, head_dim, length).astype(np.float16)
+    values = normal(rng, length, 2, head_dim).astype(np.float16)
+    for start in (0, 31, length - rows):
+        found, expected = (
+            kernel.cached_attention(q, *cache, start, 0.3)
+            for cache in ((keys, values), (keys.astype("float32"), values.astype("float32")))
+        )
+        assert found.dtype == np.float32 and found.tobytes() == expected.tobytes()
