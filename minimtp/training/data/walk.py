@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from minimtp.errors import UserError
-from minimtp.files import reason_for
+from minimtp.files import advice_to_read, reason_for
 from minimtp.quoting import shown_path
 
 # The files of runs and of Hugging Face models. They are no texts in a folder that has one of
@@ -73,7 +73,8 @@ def _entries(parent: Path, folder: Path, report: Callable[[str, str], None]) -> 
     except OSError as error:
         if parent == folder:
             raise UserError(
-                f"the folder {shown_path(folder)} cannot be read: {reason_for(error)}"
+                f"the folder {shown_path(folder)} cannot be read: {reason_for(error)}: "
+                f"{advice_to_read(error)}"
             ) from None
         report("unreadable", parent.relative_to(folder).as_posix())
         return []
