@@ -20,9 +20,9 @@ def check_reasons_of_failed_writes():
     import tempfile
     from pathlib import Path
 
-    from tests.files import test_writing
+    from tests.files import test_failed_writes as tests
 
-    check = test_writing.test_a_failed_write_whose_error_has_no_number_gets_the_reason_of_the_system
+    check = tests.test_a_failed_write_whose_error_has_no_number_gets_the_reason_of_the_system
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         check(Path(folder), patch, errno.ENOSPC)
 
