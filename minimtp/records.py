@@ -35,7 +35,7 @@ import msgspec
 from msgspec import Meta
 
 from minimtp.errors import UserError, shown
-from minimtp.files import kind_at, reason_for
+from minimtp.files import advice_to_read, kind_at, reason_for
 
 MAX_BYTES = 16 * 2**20  # of a JSON file, unless the caller states another limit
 MAX_DEPTH = 64  # brackets inside brackets
@@ -98,7 +98,8 @@ def read_file(path: str | Path, *, advice: str, max_bytes: int = MAX_BYTES) -> b
             size = os.fstat(file.fileno()).st_size
             data = file.read(min(size, max_bytes) + 1)
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({reason_for(error)}): {advice}") from None
+        remedy = advice_to_read(error, advice)
+        raise UserError(f"{path} cannot be read ({reason_for(error)}): {remedy}") from None
     if len(data) > max_bytes:
         raise UserError(f"{path} has more than {max_bytes:,} bytes: {advice}")
     return data

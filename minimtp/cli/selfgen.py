@@ -111,7 +111,7 @@ def run(options: argparse.Namespace) -> int:
     )
     writer, grid = _writer(loaded, options)
     del loaded  # the float weights, if the writer has others
-    threads = options.threads or available_cores()
+    threads = available_cores() if options.threads is None else options.threads
     shares = ", ".join(f"{100 * share:.0f} % {kind}" for kind, share in mixture.items())
 
     def begin() -> None:

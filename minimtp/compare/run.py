@@ -36,7 +36,7 @@ FILE_NAME = "compare.json"
 RESULT = FileKind("a comparison", begins=b'{"configurations":')
 CACHE_NAME = "measured.json"  # exists until everything is measured
 ADVICE = "delete it to measure again"
-MORE_TEXT = "give more text with --corpus, or choose a smaller --preset"
+SMALLER = "choose a smaller --preset"
 MAX_DEPTH = 64  # tokens after an evaluated window that the heads may have to predict
 
 
@@ -107,7 +107,7 @@ def compare(
     check_folder(out)
     recipe = presets.preset(preset, seed=seed)
     text = open_corpus(corpus, encoding=encoding, out=out)
-    text.require(recipe.batch_size, recipe.context_length, MAX_DEPTH, MORE_TEXT)
+    text.require(recipe.batch_size, recipe.context_length, MAX_DEPTH, SMALLER)
     prompts = choose_prompts(text, SIZES[preset])
     if threads is not None and threads < 1:
         raise UserError(f"threads must be at least 1, not {threads}")

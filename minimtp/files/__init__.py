@@ -36,6 +36,7 @@ from minimtp.files.one_writer import OneWriter
 from minimtp.files.paths import (
     FileKind,
     advice_for,
+    advice_to_read,
     cannot_write,
     check_file,
     check_folder,
@@ -59,6 +60,7 @@ __all__ = [
     "FileKind",
     "OneWriter",
     "advice_for",
+    "advice_to_read",
     "atomic_write",
     "cannot_write",
     "check_file",

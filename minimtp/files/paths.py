@@ -39,6 +39,15 @@ ADVICE = {
 }
 
 
+TO_READ = {  # where the file itself may be all right
+    "EACCES": "change its permissions",
+    "EPERM": "change its permissions",
+    "EIO": "check the disk, or give another path",
+    "EMFILE": ADVICE["EMFILE"],
+    "ENFILE": ADVICE["ENFILE"],
+}
+
+
 @dataclass(frozen=True)
 class FileKind:
     """A kind of file, and how to recognise one that minimtp wrote.
@@ -183,6 +192,14 @@ def cannot_write(path: str | Path, error: Exception) -> UserError:
 def advice_for(error: Exception) -> str:
     """Return what to do about a failure of the system."""
     return ADVICE.get(errno.errorcode.get(getattr(error, "errno", None), ""), OTHER)
+
+
+def advice_to_read(error: Exception, otherwise: str = "give another path") -> str:
+    """Return what to do about a file that cannot be read.
+
+    otherwise: the advice if the file itself may be the cause.
+    """
+    return TO_READ.get(errno.errorcode.get(getattr(error, "errno", None), ""), otherwise)
 
 
 def reason_for(error: Exception) -> str:

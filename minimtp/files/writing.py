@@ -24,6 +24,8 @@ from minimtp.files.paths import (
 )
 from minimtp.quoting import shown_path
 
+ATTEMPTS = 16  # to write 64 KiB more to a file that could not be written
+
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path, kind: FileKind) -> Iterator[BinaryIO]:
@@ -40,8 +42,11 @@ def atomic_write(path: str | Path, kind: FileKind) -> Iterator[BinaryIO]:
     try:
         temporary.delete_leftovers(path.parent)
         with temporary.new_file(path.parent) as file:
-            yield file
-            file.flush()
+            try:
+                yield file
+                file.flush()
+            except OSError as error:
+                raise _with_reason(error, file.fileno()) from None
             os.fsync(file.fileno())
             if os.name != "posix":  # Windows does not move an open file
                 file.close()
@@ -83,7 +88,8 @@ def new_folder(path: Path, mark: str | None = None) -> Iterator[Path]:
         with temporary.new_folder(path.parent) as partial:
             if mark is not None:
                 (partial / mark).touch()
-            yield partial
+            with _named(path, partial):
+                yield partial
             check_new_folder(path, mark)
             before = temporary.unused_path(path.parent)
             if os.path.lexists(path):
@@ -93,6 +99,34 @@ def new_folder(path: Path, mark: str | None = None) -> Iterator[Path]:
         _flush_folder(path.parent)
     except OSError as error:
         raise cannot_write(path, error) from None
+
+
+@contextlib.contextmanager
+def _named(path: Path, partial: Path) -> Iterator[None]:
+    """Let the errors of files in the folder `partial` name `path` instead, which the user knows."""
+    try:
+        yield
+    except UserError as error:
+        reason, message = error.__context__, str(error)
+        if isinstance(reason, OSError) and (partial.name in message or "..." in message):
+            raise cannot_write(path, reason) from None
+        raise
+
+
+def _with_reason(error: OSError, descriptor: int) -> OSError:
+    """Return the error of the system behind a failed write to this file, which is given up.
+
+    NumPy says only how much it has written. Then the system is asked again, at the file's end.
+    """
+    if error.errno is not None or not hasattr(os, "pwrite"):
+        return error
+    try:
+        end = os.fstat(descriptor).st_size
+        for _ in range(ATTEMPTS):
+            end += os.pwrite(descriptor, bytes(2**16), end)
+    except OSError as found:
+        return found
+    return error
 
 
 class AppendedFile:

@@ -119,7 +119,7 @@ def _of_head(
 
 
 def _is_gguf(path: Path) -> bool:
-    return path.suffix.lower() == GGUF
+    return path.name.lower().endswith(GGUF)  # `.gguf` alone has no suffix
 
 
 def _check_options(
@@ -142,9 +142,21 @@ def _check_options(
                 f"{loaded.path} has no eagle3 heads to write to {shown_path(paths[1])}: leave out "
                 "draft, or train a model with heads eagle3"
             )
-        if os.path.abspath(paths[0]) == os.path.abspath(paths[1]):
+        _check_apart(*paths)
+
+
+def _check_apart(path: Path, draft: Path) -> None:
+    """Raise UserError if one of the two outputs is the other, or lies in it."""
+    ours, theirs = Path(os.path.realpath(path)), Path(os.path.realpath(draft))
+    if ours == theirs:
+        raise UserError(
+            f"{shown_path(draft)} is the output for the model too: choose another draft"
+        )
+    for outer, inner in ((ours, theirs), (theirs, ours)):
+        if inner.is_relative_to(outer):
             raise UserError(
-                f"{shown_path(paths[1])} is the output for the model too: choose another draft"
+                f"one of the outputs {shown_path(path)} and {shown_path(draft)} lies in the other: "
+                "choose another draft"
             )
 
 
@@ -152,7 +164,7 @@ def _check_path(path: Path, loaded: LoadedModel) -> None:
     """Raise UserError unless an output may be written here."""
     both = os.path.exists(path) and os.path.exists(loaded.path)
     if both and os.path.samefile(path, loaded.path):
-        raise UserError(f"{shown_path(path)} is the model itself: choose another --out")
+        raise UserError(f"{shown_path(path)} is the model itself: choose another path")
     if _is_gguf(path):
         from minimtp.formats.gguf.writer import GGUF_FILE
 

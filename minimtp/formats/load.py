@@ -91,9 +91,10 @@ def _heads_at(path: Path, target: LoadedModel) -> "Eagle3Heads | None":
 
             return gguf.load_head(path, target) if gguf.is_head(path) else None
     if kind == "folder" and not exists(path) and is_huggingface(path):
-        from minimtp.formats.eagle3 import config, folder
+        from minimtp.formats.eagle3 import folder
+        from minimtp.formats.huggingface.config import is_head
 
-        return folder.load_head(path, target) if config.is_head(path) else None
+        return folder.load_head(path, target) if is_head(path) else None
     return None
 
 

@@ -149,6 +149,8 @@ def model(name: str) -> ModelSize:
     """Return a preset, or the size in a config.json, given as the file or its folder. Raises
     UserError.
     """
+    if name not in names("model"):
+        _require_no_head(name)
     size = _preset_or_file("model", name, ModelSize)
     heads, kv_heads = size.num_attention_heads, size.num_key_value_heads or 1
     if size.head_dim is None and size.hidden_size % heads:
@@ -167,6 +169,18 @@ def model(name: str) -> ModelSize:
 @cache
 def _presets() -> dict[str, dict[str, dict[str, object]]]:
     return tomllib.loads(PRESETS.read_text(encoding="utf-8"))
+
+
+def _require_no_head(name: str) -> None:
+    """Raise UserError for the config.json of a draft head, which has sizes like a small model."""
+    from minimtp.formats.huggingface.config import HeadMarks, describes_head
+
+    path = Path(name, CONFIG_NAME) if kind_at(name) == "folder" else Path(name)
+    if path.suffix.lower() == ".json" and kind_at(path) == "file":
+        if describes_head(read_json(path, HeadMarks, advice="correct the file")):
+            raise UserError(
+                f"{shown_path(path)} describes a draft head: give the config.json of its model"
+            )
 
 
 def _preset_or_file(kind: str, name: str, schema: type) -> Hardware | ModelSize:

@@ -198,7 +198,7 @@ def evaluate_model(
     if longest < 1:
         raise UserError(
             f"{corpus.name} is too short: its held-out part has {len(corpus.validation):,} tokens, "
-            f"and an evaluation needs {2 + model.depth}: give more text with --corpus"
+            f"and an evaluation needs {2 + model.depth}: {corpus.more}"
         )
     window = min(context_length, tokens, longest)
     windows = corpus.validation_windows(

@@ -163,9 +163,15 @@ def chosen_layers(recipe: Any) -> tuple[int, ...] | None:
     if len(layers) != 3 or len(parts) != 3 or max(layers) > count:
         raise UserError(
             f"head_layers {shown(recipe.head_layers)!r} must be three numbers from 0 to {count}, "
-            "such as 0,1,2, or auto"
+            f"such as {_example_layers(count)}, or auto"
         )
     return layers
+
+
+def _example_layers(count: int) -> str:
+    from minimtp.model.heads.eagle3 import default_layers
+
+    return ",".join(map(str, default_layers(count)))
 
 
 def _check_no_heads(recipe: Any) -> None:

@@ -117,6 +117,25 @@ def test_a_moved_run_finds_the_text_that_it_generated_itself(capsys, run):
     assert "warning" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("damage", ["part-00000.json", "self-generated.json"])
+def test_a_copied_run_whose_text_is_damaged_uses_the_first_one_or_names_the_damage(
+    capsys, run, damage
+):
+    heads = "--heads parallel --draft-depth 2 --freeze-trunk".split()
+    command = ["train", "--from", "run", *heads, "--tokens", "256", "--self-generated", "2k"]
+    assert main([*command, "--out", "heads", "--stop-at-step", "1"]) == 0
+    shutil.copytree("heads", "copied")
+    Path("copied/self-generated", damage).write_text("{")
+    shutil.copytree("copied", "resumed")
+    assert main(["train", "--out", "resumed", "--resume", "--stop-at-step", "2"]) == 0
+    shutil.rmtree("heads")
+    capsys.readouterr()
+    sentence = refused(capsys, "evaluate", "copied")
+    assert f"copied/self-generated/{damage} is not valid JSON" in sentence
+    shutil.rmtree("copied/self-generated")
+    assert "is no longer at" in refused(capsys, "evaluate", "copied")
+
+
 def test_a_project_that_is_moved_with_its_texts_and_runs_still_works(capsys):
     Path("project/texts").mkdir(parents=True)
     Path("project/texts/poem.txt").write_bytes(TEXT)

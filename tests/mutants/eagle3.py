@@ -3,6 +3,8 @@
 import tempfile
 from pathlib import Path
 
+import minimtp
+from minimtp.errors import UserError
 from tests.formats.eagle3 import test_speculators
 from tests.formats.eagle3.cases import draft_logits, loaded, model_of, read_back
 from tests.model.heads import test_eagle3
@@ -24,7 +26,6 @@ def check_the_trunks_states():
 
 
 def check_a_folder_without_layers_at_the_top():
-    import minimtp
     from tests.formats.eagle3.test_published_heads import LAYERS, change
 
     model = model_of("untied, both")
@@ -106,3 +107,37 @@ def rotated_channels_stay_neighbours_in_a_folder(to_halves):
 )
 def a_folder_has_the_ids_of_the_draft_vocabulary_instead_of_distances(head_content):
     return edited(head_content, ("ids - np.arange(len(ids))", "ids"))
+
+
+def check_wrong_draft_vocabularies():
+    from tests.formats.eagle3 import test_published_heads as published
+
+    for change in (published.without_names, published.without_tokens):
+        with tempfile.TemporaryDirectory() as folder:
+            draft = Path(folder, "draft")
+            minimtp.export(loaded(published.MODEL), Path(folder, "model"), draft=draft)
+            published.change_tensors(draft, change)
+            try:
+                read_back(published.MODEL, draft)
+            except UserError as error:
+                assert "d2t" in str(error)  # noqa: PT017
+                continue
+            raise AssertionError(f"a head {change.__name__} was read")
+
+
+@mutant(
+    "formats.eagle3.settings:_vocabulary",
+    "an index map without entries: the first draft is an IndexError",
+    test=check_wrong_draft_vocabularies,
+)
+def a_draft_vocabulary_may_have_no_tokens(vocabulary):
+    return edited(vocabulary, ("if not len(ids)", "if False"))
+
+
+@mutant(
+    "formats.eagle3.settings:require_output",
+    "the rows of an output are taken for the first tokens",
+    test=check_wrong_draft_vocabularies,
+)
+def an_output_may_have_any_number_of_rows(require_output):
+    return lambda settings, shape, output, name: shape[0]

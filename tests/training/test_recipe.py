@@ -239,3 +239,13 @@ def test_the_start_scale_changes_the_matrix_and_the_output_norm_of_a_new_head_an
     changed = {"heads.head.gate_candidate.weight", "heads.head.norm.weight"}
     for (name, one), (_, other) in zip(*(m.named_parameters() for m in models), strict=True):
         assert np.array_equal(other.data, one.data * (0.5 if name in changed else 1.0))
+
+
+@pytest.mark.parametrize("count", range(1, 20))
+def test_the_example_of_head_layers_in_a_message_is_accepted(count):
+    settings = {"heads": "eagle3", "draft_depth": 1, "num_layers": count}
+    for wrong in ("x", "0", f"0,0,{count + 1}", "\u00b2,0,0"):
+        with pytest.raises(UserError) as refused:
+            Recipe(**settings, head_layers=wrong)
+        example = re.search(r"such as ([\d,]+), or auto", str(refused.value))[1]
+        assert Recipe(**settings, head_layers=example).head_layers == example

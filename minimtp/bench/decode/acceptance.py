@@ -21,6 +21,7 @@ from sys import stderr
 from tqdm import tqdm
 
 from minimtp import kernels, machine
+from minimtp.arguments import whole
 from minimtp.backend import choose_device
 from minimtp.backend import numpy as np
 from minimtp.bench.json_lines import json_lines, result_file
@@ -35,10 +36,12 @@ from minimtp.decode.target import Target
 from minimtp.errors import UserError
 from minimtp.files import check_file, write_text
 from minimtp.formats.load import load
+from minimtp.records import MAX_INT
 from minimtp.training.self_generated.requests import Requests
 
 RESULT = result_file("acceptance")
 KINDS = ("code", "prose", "chat", "edit")
+MAX_PROMPTS = 10_000  # of a kind; with more, the texts alone would take days
 DEPTH = 4  # drafts of the heads in one round
 TEMPERATURES = (0.0, 1.0)
 Row = dict[str, object]
@@ -60,9 +63,9 @@ def measure_acceptance(
     prompts: of each kind. new_tokens: of each text, at most. out: a file for the result. Raises
     UserError if the model has no heads, or if an option is invalid.
     """
-    for name, value in (("prompts", prompts), ("new_tokens", new_tokens)):
-        if value < 1:
-            raise UserError(f"{name} must be at least 1, not {value}")
+    whole(1, MAX_PROMPTS)("prompts", prompts)
+    whole(1)("new_tokens", new_tokens)
+    whole(0, MAX_INT)("seed", seed)
     if out is not None:
         check_file(out, RESULT)
     loaded = load(path, device)
@@ -165,8 +168,9 @@ def table(result: Mapping[str, object], markdown: bool = False) -> str:
         cells = [f"{found['heads', *column]['accepted'][depth]:.2f}" for column in columns]
         depths.append([f"draft {depth + 1} accepted", *cells])
     note = (
-        f"{result['prompts']} held-out prompts of each kind, at most {result['new_tokens']} new "
-        f"tokens, {result['heads']} heads, at most {result['depth']} of their drafts in a round. "
+        f"{result['prompts']} held-out prompt{'s' * (result['prompts'] != 1)} of each kind, "
+        f"at most {result['new_tokens']} new tokens, {result['heads']} heads, "
+        f"at most {result['depth']} of their drafts in a round. "
         "Tokens per pass of the target; below, how often each of the heads' drafts was accepted if "
         "the ones before it were."
     )

@@ -67,7 +67,7 @@ def measure_quality(
     recipe, out = RECIPES[preset], Path(out or Path("runs", f"quality-{preset}"))
     check_folder(out)
     text = open_corpus(corpus, encoding=encoding, out=out)
-    text.require(recipe.batch_size, recipe.context_length, 0, remedy="give more text with --corpus")
+    text.require(recipe.batch_size, recipe.context_length, 0, otherwise="")
     setting = {"measurement": "quality", "preset": preset}
     setting |= {"recipe": recipe.to_dict(), "corpus": text.to_dict()}
     with OneWriter(out) as writer:

@@ -5,7 +5,7 @@ import sys
 
 from minimtp.cli.parser import note_unused
 from minimtp.errors import UserError
-from minimtp.files import kind_at
+from minimtp.files import advice_to_read, kind_at
 from minimtp.quoting import shown_path
 
 MAX_PROMPT_BYTES = 10**8  # of standard input, or of all prompts in a file
@@ -36,7 +36,10 @@ def read_prompts(options: argparse.Namespace) -> list[str]:
             with open(options.prompts, "rb") as file:
                 content = file.read(MAX_PROMPT_BYTES + 1)
         except OSError as error:
-            raise UserError(f"the prompts {name} cannot be read: {error.strerror}") from None
+            remedy = advice_to_read(error)
+            raise UserError(
+                f"the prompts {name} cannot be read: {error.strerror}: {remedy}"
+            ) from None
         lines = [line for line in _text(name, content, encoding).split("\n") if line]
         if not lines:
             raise UserError(f"{name} holds no prompts: write one per line")

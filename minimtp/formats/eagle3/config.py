@@ -16,8 +16,9 @@ Everything else that a configuration can say about the computation is checked an
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError, shown
@@ -29,6 +30,8 @@ from minimtp.model.heads import MultiTokenModel
 from minimtp.records import Positive, read_json
 from minimtp.training.build import model_config
 
+MAX_DEPTH = 64  # of our heads
+Layers = Annotated[list[int], Meta(max_length=1024)]
 ARCHITECTURES = ["LlamaForCausalLMEagle3", "Eagle3LlamaForCausalLM"]  # SGLang's name, and vLLM's
 
 
@@ -42,7 +45,7 @@ class LayerConfig(configuration.Config, kw_only=True):
 class InnerConfig(Struct):
     """eagle_config, where some programs keep a part of the settings."""
 
-    eagle_aux_hidden_state_layer_ids: list[int] = []
+    eagle_aux_hidden_state_layer_ids: Layers = []
     norm_before_fc: bool = False
 
 
@@ -54,35 +57,25 @@ class SpeculatorsConfig(Struct):
     proposal_methods: list[ProposalMethod] = []
 
 
-class HeadConfig(Struct):
+class HeadConfig(configuration.HeadMarks):
     """What a configuration says about the head beside its block."""
 
-    architectures: Words = []
-    draft_vocab_size: Positive | None = None
     target_hidden_size: Positive | None = None
     norm_before_residual: bool = False
     norm_before_fc: bool = False
     fc_norm: bool = False
     norm_output: bool = False
-    eagle_aux_hidden_state_layer_ids: list[int] | None = None
+    eagle_aux_hidden_state_layer_ids: Layers | None = None
     eagle_config: InnerConfig | None = None
-    speculators_model_type: str | None = None
     speculators_config: SpeculatorsConfig | None = None
     transformer_layer_config: LayerConfig | None = None
 
 
-def is_head(folder: str | Path) -> bool:
-    """Return whether a folder's config.json, if there is one, describes a draft head."""
-    path = Path(folder, FILE_NAME)
-    if not path.is_file():
-        return False
-    config = read_json(path, HeadConfig, advice=ADVICE)
-    named = any("eagle3" in name.lower() for name in config.architectures)
-    return bool(named or config.speculators_model_type or config.draft_vocab_size)
-
-
-def read_settings(folder: Path, ids: np.ndarray | None, own_output: bool) -> HeadSettings:
-    """Return what config.json says. ids, own_output: what the tensors say (`HeadSettings`).
+def read_settings(
+    folder: Path, ids: np.ndarray | None, own_output: bool, numbers: int
+) -> HeadSettings:
+    """Return what config.json says. ids, own_output, numbers: what the tensors say
+    (`HeadSettings`).
 
     Raises UserError if the configuration is missing or not supported.
     """
@@ -101,7 +94,8 @@ def read_settings(folder: Path, ids: np.ndarray | None, own_output: bool) -> Hea
         norm_before_fc=head.norm_before_fc or bool(inner and inner.norm_before_fc),
         ids=ids,
         own_output=own_output,
-        depth=methods[0].speculative_tokens if methods else DEPTH,
+        numbers=numbers,
+        depth=min(methods[0].speculative_tokens, MAX_DEPTH) if methods else DEPTH,
     )
 
 

@@ -5,6 +5,7 @@ matrices as the numbers that they stand for. The form of speculators repeats the
 model, like the library's own files: without it, version 0.9.0 computes with uninitialized numbers.
 """
 
+import math
 from pathlib import Path
 
 from minimtp.backend import array_module
@@ -13,7 +14,13 @@ from minimtp.engine.module import map_parameters
 from minimtp.errors import UserError, shown
 from minimtp.formats.eagle3.config import head_config, read_settings
 from minimtp.formats.eagle3.layout import FOLDER_NAMES, IDS, MEMBERS, SPECULATORS_NAMES, head_layout
-from minimtp.formats.eagle3.settings import empty_heads, require_same_table, sorted_rows
+from minimtp.formats.eagle3.settings import (
+    empty_heads,
+    other_layers,
+    require_output,
+    require_same_table,
+    sorted_rows,
+)
 from minimtp.formats.huggingface.config import ADVICE, FILE_NAME
 from minimtp.formats.huggingface.reader import fill, require_finite, require_nothing_else
 from minimtp.formats.huggingface.shards import StoredTensor, open_shards
@@ -60,8 +67,8 @@ def caveats(model: MultiTokenModel, dtype: str) -> list[str]:
         )
     if max(model.heads.layers) == model.config.num_layers:
         sentences.append(
-            "the head reads the last layer's output, which SGLang does not give to a head: train "
-            f"one with --head-layers below {model.config.num_layers} for SGLang"
+            "the head reads the last layer's output, which SGLang does not give to a head: "
+            f"{other_layers(model.config.num_layers)} for SGLang"
         )
     return sentences
 
@@ -73,14 +80,16 @@ def load_head(path: str | Path, target: LoadedModel) -> Eagle3Heads:
     """
     folder = Path(path)
     with open_shards(folder) as tensors:
+        numbers = sum(math.prod(tensor.shape) for tensor in tensors.values())
         ids = _ids(tensors.pop(IDS, None))
         tensors.pop(MEMBERS, None)
-        settings = read_settings(folder, ids, OUTPUT in tensors)
+        settings = read_settings(folder, ids, OUTPUT in tensors, numbers)
         heads = empty_heads(settings, target, str(folder))
-        vocabulary_size = settings.config.vocabulary_size
-        rows = len(ids) if ids is not None else vocabulary_size
+        rows = 0
+        if settings.own_output:
+            rows = require_output(settings, tensors[OUTPUT].shape, OUTPUT, str(folder))
         names = SPECULATORS_NAMES if any(n.startswith("layers.") for n in tensors) else FOLDER_NAMES
-        parameters = head_layout(heads, names, rows if settings.own_output else 0)
+        parameters = head_layout(heads, names, rows)
         fill(folder, heads, parameters, heads.config.head_dim, tensors)
         table = tensors.pop(TABLE, None)
         require_nothing_else(folder, tensors)

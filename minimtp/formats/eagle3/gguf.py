@@ -5,6 +5,7 @@ channels of a head, like our models. It takes the output from the model if the f
 output over all tokens is left out unless it is the head's own.
 """
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ from minimtp.formats.eagle3.settings import (
     DEPTH,
     HeadSettings,
     empty_heads,
+    other_layers,
+    require_output,
     require_same_table,
     sorted_rows,
 )
@@ -87,8 +90,7 @@ def caveats(model: MultiTokenModel) -> list[str]:
     elif max(model.heads.layers) == model.config.num_layers:
         sentences.append(
             "the head reads the last layer's output, which llama.cpp does not give to a head: "
-            "train one with --head-layers below "
-            f"{model.config.num_layers} for llama.cpp"
+            f"{other_layers(model.config.num_layers)} for llama.cpp"
         )
     return sentences
 
@@ -111,7 +113,7 @@ def load_head(path: str | Path, target: LoadedModel) -> Eagle3Heads:
     heads = empty_heads(settings, target, str(path))
     rows = 0
     if settings.own_output:
-        rows = settings.config.vocabulary_size if settings.ids is None else len(settings.ids)
+        rows = require_output(settings, file.tensors[OUTPUT].shape, OUTPUT, str(path))
     parameters = list(head_layout(heads, GGUF_NAMES, rows))
     weights = read_weights(file, heads, parameters)
     require_nothing_else(file, parameters, {ROPE_FACTORS, IDS, TABLE})
@@ -148,6 +150,7 @@ def _settings(file: GgufFile, metadata: Metadata) -> HeadSettings:
         norm_before_fc=sizes["norm_before_fc"],
         ids=_ids(file),
         own_output=OUTPUT in file.tensors,
+        numbers=sum(math.prod(tensor.shape) for tensor in file.tensors.values()),
         depth=metadata.general["minimtp.draft_depth"] or DEPTH,
     )
 

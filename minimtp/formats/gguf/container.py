@@ -23,7 +23,7 @@ from typing import NamedTuple
 from minimtp.backend import Array
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError, shown
-from minimtp.files import kind_at, reason_for
+from minimtp.files import advice_to_read, kind_at, reason_for
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -121,7 +121,11 @@ def is_gguf(path: str | Path) -> bool:
         with open(path, "rb") as file:
             return file.read(len(MAGIC)) == MAGIC
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({reason_for(error)}): give another path") from None
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: str | Path, error: OSError) -> UserError:
+    return UserError(f"{path} cannot be read ({reason_for(error)}): {advice_to_read(error)}")
 
 
 def open_gguf(path: str | Path, wanted: Callable[[str], bool] = lambda key: True) -> GgufFile:
@@ -141,7 +145,7 @@ def open_gguf(path: str | Path, wanted: Callable[[str], bool] = lambda key: True
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         metadata, tensors = _Parser(content).parse(wanted)
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({reason_for(error)}): give another file") from None
+        raise _unreadable(path, error) from None
     except DamagedError as error:
         raise UserError(
             f"{path} is damaged, or is not a GGUF file ({error}): give another file"

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
 from minimtp.formats.gguf.container import GgufFile, Value, short
+from minimtp.training.settings import exact
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 HEAD = "eagle3"  # the architecture of a draft head
@@ -50,8 +51,10 @@ class Key(NamedTuple):
         words = KINDS[self.kind][1]
         if self.kind in ("flag", "text"):
             return words
-        length = "" if self.kind in ("whole", "number") else " of a length"
-        return f"{words}{length} from {self.low:g} to {self.high:g}"
+        limits = f"from {exact(self.low)} to {exact(self.high)}"
+        if self.kind in ("whole", "number"):
+            return f"{words} {limits}"
+        return f"{words} of length {exact(self.low) if self.low == self.high else limits}"
 
 
 TOKEN_ID = Key("whole", 0, MAX_TOKENS - 1, None)
@@ -173,7 +176,7 @@ def _checked(file: GgufFile, keys: Mapping[str, Key], prefix: str) -> dict[str, 
         if found is None:
             if declared.default is REQUIRED:
                 raise UserError(
-                    f"{file.path} does not contain {prefix}{name}, so it is not a complete model: "
+                    f"{file.path} does not contain {prefix}{name}, so it is not complete: "
                     "give another file"
                 )
             values[name] = declared.default

@@ -157,9 +157,7 @@ def _check_part(file: GgufFile, part: Part) -> None:
     """Raise UserError unless the file has the tensor in the right shape and a known type."""
     tensor = file.tensors.get(part.name)
     if tensor is None:
-        raise UserError(
-            f"{file.path} lacks {part.name}, so it is not a complete model: give another file"
-        )
+        raise UserError(f"{file.path} lacks {part.name}, so it is not complete: give another file")
     if tensor.shape != part.shape:
         raise UserError(
             f"{file.path}: {part.name} has the shape {shown(tensor.shape)}, but the metadata asks "

@@ -99,7 +99,7 @@ def vocabulary_in(values: Mapping[str, Any], path: object) -> Vocabulary:
     merges = values[needed]
     if merges is None:
         raise UserError(
-            f"{path} does not contain {needed}, so it is not a complete model: give another file"
+            f"{path} does not contain {needed}, so it is not complete: give another file"
         )
     if model == pieces.MODEL:
         merges, pre = pieces.merges_from(tokens, types, merges.tolist()), pieces.PRE

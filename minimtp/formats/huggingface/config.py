@@ -23,7 +23,7 @@ from minimtp.records import AboveZero, Positive, read_json
 from minimtp.training.recipe import Recipe
 
 FILE_NAME = "config.json"
-ADVICE = "give a complete folder of a model"
+ADVICE = "give a complete copy of the folder"
 FAMILIES: dict[str, dict[str, object]] = {
     "LlamaForCausalLM": {},
     "MistralForCausalLM": {},
@@ -81,13 +81,13 @@ class Config(Struct):
 def read_config(folder: Path) -> Config:
     """Read the configuration of a folder. Raises UserError if it is missing or not supported."""
     path = folder / FILE_NAME
-    config = read_json(path, Config, advice=ADVICE)
-    family = config.architectures[0] if len(config.architectures) == 1 else None
-    if any("eagle3" in name.lower() for name in config.architectures):
+    if is_head(folder):
         raise UserError(
             f"{folder} is an EAGLE-3 draft head without its model: give the model, and this folder "
             "as --draft"
         )
+    config = read_json(path, Config, advice=ADVICE)
+    family = config.architectures[0] if len(config.architectures) == 1 else None
     if family not in FAMILIES:
         found = shown(", ".join(config.architectures) or "none")
         raise UserError(
@@ -114,6 +114,28 @@ def read_config(folder: Path) -> Config:
             "supported: give the model in float32, float16 or bfloat16"
         )
     return config
+
+
+class HeadMarks(Struct):
+    """The keys by which a draft head is recognised: that of speculators has no sizes at the top."""
+
+    architectures: Words = []
+    speculators_model_type: str | None = None
+    draft_vocab_size: Positive | None = None
+
+
+def is_head(folder: str | Path) -> bool:
+    """Return whether a folder's config.json, if there is one, describes a draft head.
+
+    Raises UserError if it cannot be read.
+    """
+    path = Path(folder, FILE_NAME)
+    return path.is_file() and describes_head(read_json(path, HeadMarks, advice=ADVICE))
+
+
+def describes_head(marks: HeadMarks) -> bool:
+    named = any("eagle3" in name.lower() for name in marks.architectures)
+    return bool(named or marks.speculators_model_type or marks.draft_vocab_size)
 
 
 def model_type(family: str) -> str:

@@ -84,8 +84,8 @@ def require_nothing_else(folder: Path, tensors: dict[str, StoredTensor]) -> None
     left = sorted(name for name in tensors if not name.endswith(REDUNDANT))
     if left:
         raise UserError(
-            f"{folder} holds {shown(left[0], 60)}, which a model of its {configuration.FILE_NAME} "
-            f"does not have: {ADVICE}"
+            f"{folder} holds {shown(left[0], 60)!r}, which its {configuration.FILE_NAME} does not "
+            f"ask for: {ADVICE}"
         )
 
 

@@ -21,7 +21,7 @@ from minimtp.records import read_json
 from minimtp.training.run.tensor_file import TensorFile, open_tensors
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-ADVICE = "give a complete folder of a model"
+ADVICE = "give a complete copy of the folder"
 # Of a file with weights. Other names than these could lead out of the folder.
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,249}")
 FLOATS = ("F32", "F16", "BF16")

@@ -52,7 +52,10 @@ class Corpus:
     notes: lines for people about how the texts were read.
     fingerprint: hex sha256. split: "by file" or "by position". train, validation: (N,) unsigned
     integers. train_bytes, validation_bytes: bytes of text. files: the number of documents.
+    more: how the user gets more text, for messages.
     """
+
+    more = "give more text with --corpus"
 
     def __init__(
         self,
@@ -121,12 +124,13 @@ class Corpus:
         batch_size: int,
         context_length: int,
         depth: int,
-        remedy: str = "give more text with --corpus, or lower batch_size or sequence_length",
+        otherwise: str = "lower batch_size or sequence_length",
     ) -> None:
         """Raise UserError unless the text fills one batch and the held-out part one window.
 
-        remedy: what the user can do in this command.
+        otherwise: what the user of this command can do instead of giving more text, "" for nothing.
         """
+        remedy = f"{self.more}, or {otherwise}" if otherwise else self.more
         needed = max(batch_size * context_length, context_length + 1 + depth)
         if len(self.train) < needed:
             raise UserError(
@@ -286,10 +290,12 @@ def open_corpus(
 def _self_generated(folder: Path, tokenizer: Tokenizer) -> TokenCorpus:
     """Return the tokens in a folder of `minimtp selfgen`."""
     found = read_texts(folder, tokenizer)
-    return TokenCorpus(
+    corpus = TokenCorpus(
         shown_path(folder), *found.sides(), tokenizer, len(found.texts), notes=[found.describe()],
         sources=[str(folder.resolve())],
     )  # fmt: skip
+    corpus.more = "raise --tokens of its minimtp selfgen command"
+    return corpus
 
 
 def _name(paths: Sequence[Path]) -> str:

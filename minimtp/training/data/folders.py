@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from minimtp.errors import UserError
-from minimtp.files import kind_at, reason_for
+from minimtp.files import advice_to_read, kind_at, reason_for
 from minimtp.quoting import shown_path
 from minimtp.training.data.encoding import NotText, check_beginning, decode_document
 from minimtp.training.data.walk import files_below
@@ -155,8 +155,10 @@ class _Reader:
                 self._skipped.add(error.kind, name)
             except OSError as error:
                 if not source.is_folder:
-                    reason = reason_for(error)
-                    raise UserError(f"{shown_path(source.path)} cannot be read: {reason}") from None
+                    raise UserError(
+                        f"{shown_path(source.path)} cannot be read: {reason_for(error)}: "
+                        f"{advice_to_read(error)}"
+                    ) from None
                 self._skipped.add("unreadable", name)
             else:
                 self._encodings[encoding] += 1

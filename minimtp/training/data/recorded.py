@@ -24,26 +24,30 @@ def recorded_corpus(
     record: what its checkpoint stores. The other arguments are the same as for `open_corpus`.
 
     If the run was moved, a text inside the run folder moved with it. So did a text that is no
-    longer at its old place but at the same place relative to the run.
+    longer at its old place but at the same place relative to the run. If it is another text or
+    damaged there, and its old place still holds one, that one is used.
 
     Raises UserError as `open_corpus` does.
     """
     before = [str(source) for source in record.get("sources", ())]
     sources = _present_sources(record, folder)
-    missing = [source for source in sources if os.path.isabs(source) and not os.path.exists(source)]
-    if not missing:
-        encoding = encoding or record.get("encoding")
+    encoding, damage = encoding or record.get("encoding"), None
+    for places in [sources] if sources == before else [sources, before]:
+        if any(os.path.isabs(place) and not os.path.exists(place) for place in places):
+            continue
         try:
-            corpus = open_corpus(sources, tokenizer, encoding, out=out or folder, option=option)
-        except UserError:
-            if sources == before:
-                raise
-        else:
-            if sources == before or corpus.fingerprint == record.get("fingerprint"):
-                return corpus
-        missing = before  # another text lies at the same place relative to the run
+            corpus = open_corpus(places, tokenizer, encoding, out=out or folder, option=option)
+        except UserError as error:
+            damage = damage or error
+            continue
+        if places == before or corpus.fingerprint == record.get("fingerprint"):
+            return corpus
+    own = Path(folder).resolve()
+    if damage is not None and (sources == before or Path(sources[0]).is_relative_to(own)):
+        raise damage
+    missing = next((s for s in before if os.path.isabs(s) and not os.path.exists(s)), before[0])
     raise UserError(
-        f"the text of {shown_path(folder)} is no longer at {shown_path(missing[0])}: "
+        f"the text of {shown_path(folder)} is no longer at {shown_path(missing)}: "
         f"give it with {option}"
     )
 

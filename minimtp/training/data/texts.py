@@ -20,6 +20,7 @@ import sysconfig
 from pathlib import Path
 
 from minimtp.errors import UserError
+from minimtp.files import advice_to_read
 from minimtp.training.data.encoding import NotText, decode
 from minimtp.training.data.folders import Texts
 from minimtp.training.data.walk import files_below
@@ -143,7 +144,9 @@ def _read(path: Path) -> bytes:
     try:
         return decode(path.read_bytes())[0].encode()
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+        raise UserError(
+            f"{path} cannot be read: {error.strerror}: {advice_to_read(error)}"
+        ) from None
 
 
 def _package_folder(package: str, name: str) -> Path:

@@ -11,16 +11,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 from minimtp.errors import UserError
-from minimtp.files import reason_for
+from minimtp.files import advice_to_read, reason_for
 from minimtp.quoting import shown_path
 
 # The files of runs and of Hugging Face models. They are no texts in a folder that has one of
-# MARKERS or a log that minimtp began, and in the folder that the command writes and below it.
+# MARKERS, or a log or part that minimtp wrote, and in the folder that the command writes and below
+# it.
 MARKERS = frozenset(
     ".minimtp-lock checkpoint.safetensors compare.json measured.json quality.json "
     "model.safetensors model.safetensors.index.json self-generated.json".split()
 )
 SELF_GENERATED_PART = re.compile(r"part-\d{5,}\.json")  # tokens, in the folders of selfgen
+PART_BEGINS = b'{"part_of_self_generated_text":'
 LOG_NAME, LOG_BEGINS = "log.jsonl", b'{"step":'
 OWN_NAMES = MARKERS | frozenset(
     f"recipe.json {LOG_NAME} self-generated config.json generation_config.json tokenizer.json "
@@ -71,7 +73,8 @@ def _entries(parent: Path, folder: Path, report: Callable[[str, str], None]) -> 
     except OSError as error:
         if parent == folder:
             raise UserError(
-                f"the folder {shown_path(folder)} cannot be read: {reason_for(error)}"
+                f"the folder {shown_path(folder)} cannot be read: {reason_for(error)}: "
+                f"{advice_to_read(error)}"
             ) from None
         report("unreadable", parent.relative_to(folder).as_posix())
         return []
@@ -93,11 +96,13 @@ def _is_marker(entry: os.DirEntry) -> bool:
     """Return whether minimtp wrote the folder of this file."""
     if entry.name in MARKERS:
         return True
-    if entry.name != LOG_NAME or not entry.is_file(follow_symlinks=False):
+    is_part = SELF_GENERATED_PART.fullmatch(entry.name) is not None
+    begins = LOG_BEGINS if entry.name == LOG_NAME else PART_BEGINS if is_part else b""
+    if not begins or not entry.is_file(follow_symlinks=False):
         return False
     try:
         with open(entry.path, "rb") as file:
-            return file.read(len(LOG_BEGINS)) == LOG_BEGINS
+            return file.read(len(begins)) == begins
     except OSError:
         return False
 

@@ -302,7 +302,9 @@ def _generate_corpus(
     requests = Requests(run.tokenizer, context, seed, own_text=corpus)
     tokens, mixture = start.self_generated, normalized(OWN_TEXT)
     generate_text(run, requests, mixture, folder, tokens, threads=available_cores())
-    return open_corpus([folder], corpus.tokenizer)
+    generated = open_corpus([folder], corpus.tokenizer)
+    generated.more = "raise --self-generated"
+    return generated
 
 
 def _check_corpus(corpus: Corpus, recipe: Recipe, resumed: Checkpoint | None) -> None:

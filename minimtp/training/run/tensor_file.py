@@ -24,7 +24,7 @@ from msgspec import Meta, Struct
 from minimtp.backend import Array
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError, shown
-from minimtp.files import reason_for
+from minimtp.files import advice_to_read, reason_for
 from minimtp.records import Count, check_value, parse_json
 from minimtp.training.build import Arrays
 
@@ -136,7 +136,8 @@ def open_tensors(path: Path, advice: str) -> Iterator[TensorFile]:
         with open(path, "rb") as file:
             yield _checked(path, file, advice)
     except OSError as error:
-        raise damaged(path, reason_for(error), advice) from None
+        remedy = advice_to_read(error, advice)
+        raise UserError(f"{path} cannot be read ({reason_for(error)}): {remedy}") from None
 
 
 def damaged(path: Path, reason: str, advice: str) -> UserError:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from minimtp.arguments import THREADS, whole
 from minimtp.backend import numpy as np
 from minimtp.backend import to_numpy
 from minimtp.decode.batched.request import GeneratedText, TextRequest
@@ -30,7 +31,7 @@ from minimtp.quant.packed_matrix import stored_arrays
 from minimtp.quant.ptq.methods import quantize_after_training
 from minimtp.quant.qat.spec import QuantizationSpec
 from minimtp.quoting import shown_path
-from minimtp.records import notice
+from minimtp.records import MAX_INT, notice
 from minimtp.training.self_generated.filters import Filter
 from minimtp.training.self_generated.mixture import Mixture
 from minimtp.training.self_generated.requests import Requests
@@ -41,6 +42,7 @@ from minimtp.training.self_generated.stored import (
     Setting,
     StoredText,
     Tally,
+    check_parts,
     last_number,
     open_folder,
     part_path,
@@ -52,6 +54,7 @@ EXPECTED = 0.6  # of the tokens that a text can get, before anything is known
 MIN_EXPECTED = 0.1  # if nearly all texts are dropped, a part is not made ten times larger
 MARGIN = 1.03  # of the last part, which seldom ends with exactly as many tokens as expected
 WRITTEN_AGAIN = "it is generated again"
+SEED = whole(0, MAX_INT)
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,8 @@ def generate_text(
     """
     if tokens < 1:
         raise UserError(f"tokens must be at least 1, not {tokens}")
+    THREADS("threads", threads)
+    SEED("seed", requests.seed)
     setting = _setting(model, requests, mixture, grid)
     with OneWriter(out) as writer:
         work = _Work(model, requests, mixture, Path(out), setting, threads, report)
@@ -161,6 +166,11 @@ class _Work:
         self.folder, self.setting, self.threads, self.report = folder, setting, threads, report
         self.generated = 0
 
+    @property
+    def size(self) -> int:
+        """The number of tokens that the model knows."""
+        return self.model.tokenizer.vocabulary_size
+
     @cached_property
     def runner(self) -> ModelRunner:
         """The model, prepared once for all parts."""
@@ -174,6 +184,7 @@ class _Work:
             self._saved_if_stopped(found),
             tqdm(total=tokens, unit="tok", unit_scale=True, desc="selfgen", disable=None) as bar,
         ):
+            check_parts(self.folder, self.setting, self.size)
             last = last_number(self.folder)
             while found.kept < tokens or len(found.parts) <= last:
                 part = self._stored(len(found.parts))
@@ -214,9 +225,8 @@ class _Work:
         """Return a part if it is there and whole."""
         if kind_at(part_path(self.folder, number)) == "nothing":
             return None
-        size = self.model.tokenizer.vocabulary_size
         try:
-            return read_part(self.folder, self.setting, number, size, WRITTEN_AGAIN)
+            return read_part(self.folder, self.setting, number, self.size, WRITTEN_AGAIN)
         except UserError as damage:
             self.report(str(damage))
             return None

@@ -20,6 +20,8 @@ KINDS = ("chat", "code", "edit", "prose", "text")
 DEFAULT = {"chat": 44.0, "code": 25.0, "edit": 19.0, "prose": 12.0}
 OWN_TEXT = {"text": 100.0}
 EXAMPLE = "write it like chat=44,code=25,edit=19,prose=12"
+MAX_SHARE = 1_000_000
+DECIMALS = 6  # of a share; a smaller one counts as 0
 Mixture = Mapping[str, float]  # the share of each kind; the shares sum to 1
 
 
@@ -48,10 +50,10 @@ def parse_mixture(text: str) -> Mixture:
             shares[kind] = float(share)
         except ValueError:
             shares[kind] = math.nan
-        if not 0 <= shares[kind] < math.inf:
+        if not 0 <= shares[kind] <= MAX_SHARE:
             raise UserError(
-                f"the share of {kind} in --mix is {shown(share)!r}, but must be a number of at "
-                f"least 0: {EXAMPLE}"
+                f"the share of {kind} in --mix is {shown(share)!r}, but must be a number from 0 to "
+                f"{MAX_SHARE:,}: {EXAMPLE}"
             )
     if not sum(shares.values()):
         raise UserError(f"all shares in --mix are 0: {EXAMPLE}")
@@ -61,6 +63,5 @@ def parse_mixture(text: str) -> Mixture:
 def normalized(shares: Mapping[str, float]) -> Mixture:
     """Return positive shares that sum to 1, in the order of KINDS."""
     total = math.fsum(shares.values())
-    return {
-        kind: round(shares[kind] / total, 6) for kind in KINDS if shares.get(kind, 0) / total > 0
-    }
+    rounded = {kind: round(shares.get(kind, 0) / total, DECIMALS) for kind in KINDS}
+    return {kind: share for kind, share in rounded.items() if share > 0}

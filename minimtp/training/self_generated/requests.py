@@ -209,7 +209,7 @@ class Requests:
         if len(source) <= prompt_length:
             raise UserError(
                 f"{self._text.name} is too short: a prompt needs {prompt_length + 1} tokens, but "
-                f"there are {len(source)} to train on: give more text with --corpus"
+                f"there are {len(source)} to train on: {self._text.more}"
             )
         start = self._rng("text", number).randrange(len(source) - prompt_length)
         return source[start : start + prompt_length].astype(np.int64)

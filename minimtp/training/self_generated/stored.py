@@ -11,6 +11,7 @@ part that is missing, and the result is that of a command that was never interru
 
 import hashlib
 import os
+import re
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +32,7 @@ SETTING = FileKind("the setting of self-generated text", begins=b'{"self_generat
 PART = FileKind("a part of self-generated text", begins=b'{"part_of_self_generated_text":')
 REWRITE = "repeat the minimtp selfgen command of this folder, which writes it again"
 OTHER = "choose another --out"
+PART_NAME = re.compile(r"part-([0-9]{5}|[1-9][0-9]{5,8})\.json")  # as `part_path` makes it
 OWN = ".minimtp-"  # begins the names of the lock and of temporary files
 HELD_OUT = 16  # one text in so many is held out
 DIFFERENCES = {  # keys of the setting, in words
@@ -255,9 +257,20 @@ def read_part(
         fault = "is damaged: its checksum is wrong"
     elif any(max(t.prompt + t.tokens, default=0) >= vocabulary_size for t in part.texts):
         fault = "has tokens that the tokenizer does not know"
+    elif _kept(part.texts) != {kind: t.kept for kind, t in part.kinds.items() if t.kept}:
+        fault = "does not hold the texts that it counts"
     if fault:
         raise UserError(f"{shown_path(path)} {fault}: {advice}")
     return part
+
+
+def _kept(texts: list[StoredText]) -> dict[str, int]:
+    """Return the new tokens of the texts of each kind."""
+    kept: dict[str, int] = {}
+    for text in texts:
+        if text.new_tokens:
+            kept[text.kind] = kept.get(text.kind, 0) + text.new_tokens
+    return kept
 
 
 def write_part(
@@ -272,7 +285,24 @@ def write_part(
 
 def last_number(folder: Path) -> int:
     """Return the number of the last part, -1 if there is none."""
-    names = [name for name in os.listdir(folder) if name.startswith("part-")]
-    numbers = [int(name[5:-5]) for name in names if name.endswith(".json") and
-               name[5:-5].isdigit()]  # fmt: skip
-    return max(numbers, default=-1)
+    return max(_numbers(folder), default=-1)
+
+
+def check_parts(folder: Path, setting: Setting, vocabulary_size: int) -> None:
+    """Raise UserError if a part cannot be written where it belongs, because something else is
+    there, or if the last part follows missing ones without belonging to the folder.
+
+    Missing parts are generated up to the last one, however high its number is.
+    """
+    numbers = _numbers(folder)
+    for number in numbers:
+        check_file(part_path(folder, number), PART)
+    if numbers and max(numbers) >= len(numbers):
+        advice = "move it away, because parts before it are missing"
+        read_part(folder, setting, max(numbers), vocabulary_size, advice)
+
+
+def _numbers(folder: Path) -> list[int]:
+    """Return the numbers of the files that have the name of a part."""
+    names = os.listdir(folder)
+    return [int(name[5:-5]) for name in names if PART_NAME.fullmatch(name)]

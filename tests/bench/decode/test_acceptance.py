@@ -57,10 +57,13 @@ def test_the_same_measurement_gives_the_same_counts(run):
     assert measure_acceptance(run, **SMALL)["rows"] == measure_acceptance(run, **SMALL)["rows"]
 
 
-@pytest.mark.parametrize("option", ["prompts", "new_tokens"])
-def test_nothing_is_measured_with_no_prompt_or_no_token(run, option):
-    with pytest.raises(UserError, match=f"{option} must be at least 1"):
-        measure_acceptance(run, **SMALL | {option: 0})
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("prompts", 0), ("prompts", 10**12), ("prompts", 1.5), ("new_tokens", 0), ("seed", -1)],
+)
+def test_a_number_that_cannot_be_measured_is_refused_at_once(run, option, value):
+    with pytest.raises(UserError, match=f"{option} must be a whole number"):
+        measure_acceptance(run, **SMALL | {option: value})
 
 
 def test_a_model_without_heads_is_refused_with_the_way_to_train_them(tmp_path):

@@ -1,5 +1,6 @@
 """`minimtp export --draft` and `--draft PATH`: both outputs or neither, and the command line."""
 
+import re
 from contextlib import contextmanager
 
 import pytest
@@ -8,8 +9,10 @@ import minimtp
 from minimtp.bench.decode.variants import all_variants
 from minimtp.cli import main
 from minimtp.errors import UserError
+from minimtp.formats.eagle3.settings import other_layers
 from minimtp.formats.gguf import writer as gguf_writer
 from minimtp.formats.huggingface import writer as huggingface_writer
+from minimtp.training.recipe_checks import chosen_layers
 from tests.cli.helpers import SMALL, TEXT, refused
 from tests.formats.eagle3.cases import loaded, model_of
 from tests.formats.gguf.helpers import needs_gguf
@@ -125,3 +128,32 @@ def test_measurements_draft_with_a_head_from_a_folder_in_place_of_the_models_own
     variants, _ = all_variants(model, minimtp.load_draft(tmp_path / "draft", model))
     names = [variant.name for variant in variants]
     assert "heads, 7 drafts" in names and not any("another run" in name for name in names)
+
+
+@needs_gguf
+@pytest.mark.parametrize(
+    ("out", "draft"), [("m", "m/d"), ("m/d", "m"), ("m/d.gguf", "m"), ("m.gguf", "m.gguf/d")]
+)
+def test_an_output_in_the_other_output_is_refused_and_nothing_is_written(
+    out, draft, folder, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    options = "--out", out, "--draft", draft
+    assert "lies in the other" in refused(capsys, "export", str(folder / "run"), *options)
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_layers_that_a_note_advises_can_be_trained():
+    assert "--head-layers" not in other_layers(1) and "more layers" in other_layers(1)
+    for count in range(2, 40):
+        advised = re.search(r"--head-layers \(([\d,]+) for example\)", other_layers(count))[1]
+        recipe = minimtp.Recipe(
+            heads="eagle3", draft_depth=1, num_layers=count, head_layers=advised
+        )
+        assert max(chosen_layers(recipe)) < count
+
+
+@needs_gguf
+def test_a_name_that_ends_in_gguf_becomes_a_file_whatever_comes_before(tmp_path):
+    done = minimtp.export(MODEL, tmp_path / "M.GGUF", draft=tmp_path / ".gguf")
+    assert done.path.is_file() and done.draft.path.is_file()

@@ -11,6 +11,7 @@ from minimtp.errors import UserError
 from minimtp.formats.eagle3 import gguf
 from minimtp.formats.gguf import writer
 from minimtp.model.draft_head import DraftHead
+from minimtp.plan import sizes
 from minimtp.training.data.byte_tokenizer import ByteTokenizer
 from tests.formats.eagle3.cases import draft_logits, loaded, model_of, read_back
 from tests.formats.gguf.helpers import needs_gguf
@@ -101,10 +102,15 @@ def test_a_head_without_an_output_uses_the_rows_of_the_model(draft):
         ({"rope_scaling": {"rope_type": "yarn", "factor": 2}}, "RoPE scaling yarn"),
         ({"target_hidden_size": 64}, "target_hidden_size 64"),
         ({"hidden_size": 64, "target_hidden_size": None}, "hidden_size 64"),
-        ({"vocab_size": 300}, "tokens 300"),
+        ({"vocab_size": 300}, "a vocabulary of 300"),
         ({LAYERS: [1, 2, 5]}, "layers 1, 2, 5"),
         ({LAYERS: [-1, 2, 3]}, "layers -1, 2, 3"),
         ({LAYERS: [1, 2]}, "fc.weight"),
+        ({LAYERS: [0] * 2000}, "a list of length at most 1024"),
+        (
+            {"num_attention_heads": 1024, "num_key_value_heads": 1024, "head_dim": 65536},
+            "describes a draft head of 15,[0-9,]+ numbers, but its tensors hold",
+        ),
         ({"intermediate_size": 96}, "gate_proj"),
         ({"norm_before_fc": True}, "input_norm"),
         ({"num_attention_heads": "4"}, "num_attention_heads"),
@@ -120,9 +126,11 @@ def test_what_a_head_cannot_have_gets_one_sentence_that_names_it(draft, keys, na
     ("name", "array", "named"),
     [
         ("d2t", np.zeros(100, np.float32), "d2t has the type F32"),
-        ("d2t", np.full(100, 200), "d2t does not name 100 different tokens"),
-        ("d2t", -np.arange(100), "d2t does not name 100 different tokens"),
-        ("d2t", np.zeros(99, np.int64), "lm_head.weight"),
+        ("d2t", np.full(100, 200), "d2t names tokens that are not among the 257"),
+        ("d2t", -np.arange(100), "d2t names a token twice"),
+        ("d2t", np.arange(100) - 1, "d2t names tokens that are not among the 257"),
+        ("d2t", np.zeros(99, np.int64), "100 rows in lm_head.weight, but d2t names 99 tokens"),
+        ("lm_head.weight", np.zeros((99, 32), np.float32), "99 rows in lm_head.weight, but d2t"),
         ("fc.bias", np.zeros(32, np.float32), "fc.bias"),
         ("fc.weight", np.full((32, 96), np.nan, np.float32), "fc.weight"),
         ("embed_tokens.weight", np.zeros((9, 32), np.float32), "embed_tokens.weight"),
@@ -158,15 +166,48 @@ def test_a_gguf_head_that_does_not_fit_gets_one_sentence(key, value, named, tmp_
         read_back(MODEL, tmp_path / "draft.gguf")
 
 
+def without_names(tensors):
+    return {name: array for name, array in tensors.items() if name != "d2t"}
+
+
+def without_tokens(tensors):
+    output = tensors["lm_head.weight"][:0]
+    return tensors | {"d2t": np.zeros(0, np.int64), "lm_head.weight": output}
+
+
+def test_rows_without_the_names_of_their_tokens_are_refused(draft):
+    change_tensors(draft, without_names)
+    with pytest.raises(UserError, match="lacks d2t, which names the tokens of the 100 rows"):
+        read_back(MODEL, draft)
+
+
+def test_a_draft_vocabulary_without_tokens_is_refused(draft):
+    change_tensors(draft, without_tokens)
+    with pytest.raises(UserError, match="d2t names no tokens"):
+        read_back(MODEL, draft)
+
+
 @needs_gguf
-@pytest.mark.parametrize("name", ["draft", "draft.gguf"])
-def test_a_head_alone_is_not_a_model_and_a_model_is_not_a_head(name, tmp_path):
-    done = minimtp.export(loaded(MODEL), tmp_path / f"model-{name}", draft=tmp_path / name)
-    with pytest.raises(UserError, match="--draft"):
+@pytest.mark.parametrize("form", [None, "llama", "speculators"])
+def test_a_head_alone_is_not_a_model_and_a_model_is_not_a_head(form, tmp_path):
+    name = "draft" if form else "draft.gguf"
+    done = minimtp.export(
+        loaded(MODEL), tmp_path / f"model-{name}", draft=tmp_path / name, draft_format=form
+    )
+    with pytest.raises(UserError, match="is an EAGLE-3 draft head without its model.*--draft"):
         minimtp.load(tmp_path / name)
     model = minimtp.load(done.path)
     assert isinstance(minimtp.load_draft(done.draft.path, model), DraftHead)
     assert isinstance(minimtp.load_draft(done.path, model), minimtp.LoadedModel)
+
+
+@pytest.mark.parametrize("form", ["llama", "speculators"])
+def test_no_plan_takes_a_head_for_a_model(form, tmp_path):
+    minimtp.export(loaded(MODEL), tmp_path / "model", draft=tmp_path / "draft", draft_format=form)
+    assert sizes.model(str(tmp_path / "model")).hidden_size == 32
+    for path in (tmp_path / "draft", tmp_path / "draft" / "config.json"):
+        with pytest.raises(UserError, match="describes a draft head: give the config.json of its"):
+            sizes.model(str(path))
 
 
 def test_a_head_is_refused_for_a_model_that_it_was_not_loaded_for(draft):

@@ -1,9 +1,11 @@
 """The option --mix."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from minimtp.errors import UserError
-from minimtp.training.self_generated.mixture import DEFAULT, default_mixture, parse_mixture
+from minimtp.training.self_generated.mixture import DEFAULT, KINDS, default_mixture, parse_mixture
 
 
 def test_shares_are_normalized_and_their_order_does_not_matter():
@@ -37,3 +39,20 @@ def test_what_is_no_mixture_is_refused_with_one_sentence(mix, words):
     with pytest.raises(UserError, match=words) as refused:
         parse_mixture(mix)
     assert "\n" not in str(refused.value)
+
+
+NUMBERS = st.one_of(
+    st.floats(), st.integers(), st.sampled_from([0, 1e-7, 5e-324, 1e308, 1.7e308, 10**400])
+)
+
+
+@given(st.dictionaries(st.sampled_from(KINDS), NUMBERS))
+def test_any_numbers_give_positive_shares_of_1_or_one_sentence(shares):
+    text = ",".join(f"{kind}={share}" for kind, share in shares.items())
+    try:
+        mixture = parse_mixture(text)
+    except UserError as refused:
+        assert "--mix" in str(refused)
+        return
+    assert sum(mixture.values()) == pytest.approx(1, abs=1e-5)
+    assert all(share > 0 for share in mixture.values())
