@@ -26,7 +26,7 @@ PRESETS: dict[str, dict[str, Value]] = {
         "hidden_size": 128,
         "num_kv_heads": 2,
         "intermediate_size": 352,
-        "tokens": 1_400_000,
+        "tokens": 1_800_000,
         "batch_size": 4,
         "learning_rate": 2e-3,
     },
