@@ -43,18 +43,20 @@ PAGES = (ROOT / "README.md", RESULTS / "README.md", LESSON_11)
 DATES = {  # when the files were measured; 2026-11-27 unless listed
     "bench-rounds-laptop": "2026-11-24",
     "compare-quick": "2026-11-29",
-    "compare-quick-avx2": "2026-11-23",
+    "compare-quick-zen3": "2026-11-30",
+    "bench-passes-zen3": "2026-11-30",
     "quality-quick": "2026-11-23",
     "smollm2": "2026-11-29",
     "bench-passes": "2026-11-29",
     "acceptance-smollm2": "2026-11-29",
 }
-# By the name of the file; * marks results of an earlier version, whose kernels were slower.
+# By the name of the file; * marks results of an earlier version, whose kernels were slower or whose
+# preset trained on fewer tokens.
 PROCESSORS = {
-    "compare-quick": "AMD Zen 4",
-    "compare-quick-intel": "Intel Emerald Rapids",
+    "compare-quick-zen3": "AMD Zen 3, without AVX-512",
+    "compare-quick": "AMD Zen 4 *",
+    "compare-quick-intel": "Intel Emerald Rapids *",
     "compare-quick-zen5": "AMD Zen 5 *",
-    "compare-quick-avx2": "AMD, without AVX-512 *",
     "compare-laptop": "AMD Zen 4",
     "compare-laptop-intel": "Intel Emerald Rapids",
     "compare-laptop-zen5": "AMD Zen 5 *",
@@ -64,6 +66,8 @@ TRAINING_ELSEWHERE = {  # by the name of the file: what to add to the name of th
     "bench-train-laptop-one-thread": "",
     "bench-train-plain": ", plain array code",
     "bench-train-intel": ", Intel Emerald Rapids",
+    "bench-train-zen3": ", AMD Zen 3",
+    "bench-train-laptop-zen3": ", AMD Zen 3",
 }
 
 Result = Mapping[str, object]
@@ -243,6 +247,7 @@ BLOCKS: dict[str, Callable[[Result], str]] = {  # by the name of the file
     "quality-quick": quality.readme,
     "smollm2": pretrained,
     "bench-passes": partial(passes.table, markdown=True),
+    "bench-passes-zen3": partial(passes.table, markdown=True),
     "acceptance-smollm2": partial(acceptance.table, markdown=True),
 }
 SUMMARIES: dict[str, Callable[[], str]] = {
