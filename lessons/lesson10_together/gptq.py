@@ -1,6 +1,6 @@
 """The model with heads, rounded to int4 by GPTQ (lesson 7): the fairer opponent of training with
-rounding. It has the same format as the other int4 models, so only its quality and memory are
-measured.
+rounding. It has the same format as the other int4 models, so a pass takes as long as theirs. Only
+its quality and memory are measured.
 """
 
 from pathlib import Path

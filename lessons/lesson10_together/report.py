@@ -18,7 +18,8 @@ Results = Sequence[Figures]
 def show_headline(found: Results, with_gptq: Figures, recomputing: float) -> None:
     """Print the headline and what is behind it. From line to line, one choice changes.
 
-    with_gptq: MTP rounded by GPTQ. recomputing: tokens per second of the slowest method.
+    with_gptq: MTP rounded by GPTQ. recomputing: tokens per second of the slowest method, which also
+    has one prompt only.
     """
     plain, _, both, _ = found
     size = plain["weight_bytes"] / both["weight_bytes"]

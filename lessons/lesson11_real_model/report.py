@@ -30,7 +30,7 @@ def show(lesson: course.Lesson, found: Results) -> None:
     float32 = by_name["standard"]
     kinds = tuple(float32["nats"])
     show_table(
-        "nats per token above float32", rounded, kinds, lambda c, kind: f"{lost(c, kind):.2f} %"
+        "increase of nats over float32", rounded, kinds, lambda c, kind: f"{lost(c, kind):.2f} %"
     )
     show_table(
         "KL divergence from float32", rounded, kinds, lambda c, kind: f"{c['kl'][kind]:.3f} nats"
@@ -61,7 +61,7 @@ def show(lesson: course.Lesson, found: Results) -> None:
         size, memory = (f"{c[key] / 1e6:,.1f} MB" for key in ("weight_bytes", "memory_bytes"))
         print(f"  {c['title']:<28}{size:>12}{c['bits_per_weight']:>12.2f}{memory:>12}")
     before, now = (f"{lost(by_name[n], 'chat'):.2f} %" for n in ("int4_rtn", "mtp_qat_int4"))
-    title = "nats per token that 4-bit weights cost on conversations"
+    title = "increase of nats per token on conversations with 4-bit weights"
     lesson.result(title, ("rounded to nearest", before), ("GPTQ, then training", now))
 
 

@@ -23,38 +23,53 @@ def roofline(own):
     return lambda **changes: own(costs.Roofline)(**given | changes)
 
 
+def check(found, expected, term):
+    """term: a sentence that says which part of an answer gives the number, and how."""
+    assert found == pytest.approx(expected), f"{term}: expected {expected:.6g}, got {found:.6g}"
+
+
 def test_a_memory_bound_pass_takes_the_time_of_reading_weights_and_cache(roofline):
     weights = 3 * (4 * 100 * 100 + 3 * 100 * 200) + 1000 * 100  # two bytes each
     cache = 2 * 3 * 100 * 2 * 50  # keys and values, layers, width, bytes, context
-    expected = (2 * weights + cache) / (0.5 * 1e9)
-    assert roofline().pass_seconds(1, 1, 50) == pytest.approx(expected)
+    reading, with_cache = (roofline().pass_seconds(1, 1, context) for context in (0, 50))
+    check(reading, 2 * weights / (0.5 * 1e9), "_matrix, seconds of reading all weights once")
+    check(
+        with_cache - reading,
+        cache / (0.5 * 1e9),
+        "_attention, seconds of reading the keys and values of one request in all layers",
+    )
 
 
 def test_the_token_table_has_a_precision_of_its_own(roofline):
     layers = 3 * (4 * 100 * 100 + 3 * 100 * 200)
     expected = (4.5 / 8 * layers + 8.5 / 8 * 1000 * 100) / (0.5 * 1e9)
-    assert roofline(precision=INT4).pass_seconds(1, 1, 0) == pytest.approx(expected)
+    found = roofline(precision=INT4).pass_seconds(1, 1, 0)
+    check(found, expected, "_matrix, seconds of reading weights that have `bits` bits each")
 
 
 def test_the_cache_of_each_request_is_read_once_however_many_rows_the_request_has(roofline):
     one = roofline().pass_seconds(1, 1, 50)
     cache = 2 * 3 * 100 * 2 * 50 / (0.5 * 1e9)
-    assert roofline().pass_seconds(3, 1, 50) == pytest.approx(one + 2 * cache)
-    assert roofline().pass_seconds(3, 4, 50) == pytest.approx(one + 2 * cache)
+    for rows in (1, 4):
+        more = roofline().pass_seconds(3, rows, 50) - one
+        term = f"_attention, seconds of reading the caches of two more requests, {rows} rows each"
+        check(more, 2 * cache, term)
     for bits, less in ((8, cache / 2), (4.5, 11.5 / 16 * cache)):
-        found = roofline(cache_bits=bits).pass_seconds(1, 1, 50)
-        assert found == pytest.approx(one - less), f"a cache with {bits} bits per number"
+        found = one - roofline(cache_bits=bits).pass_seconds(1, 1, 50)
+        check(found, less, f"_attention, seconds that a cache with {bits} bits per number saves")
 
 
 def test_a_pass_over_no_rows_reads_nothing(roofline):
-    assert roofline().pass_seconds(0, 0, 0) == 0
+    found = roofline().pass_seconds(0, 0, 0)
+    assert found == 0, f"_matrix: without rows, no weight is read, but the pass takes {found:.6g} s"
 
 
 def test_every_row_attends_to_the_cache_of_its_own_request(roofline):
     fast = Hardware(1, 1e6, 1, bandwidth_efficiency=1.0, compute_efficiency=1.0)
     cost = roofline(hardware=fast)
     with_cache, without = (cost.pass_seconds(6, 4, context) for context in (50, 0))
-    assert with_cache - without == pytest.approx(4 * 3 * 100 * 50 * 24 / 1e12)
+    expected = 4 * 3 * 100 * 50 * 24 / 1e12
+    check(with_cache - without, expected, "_attention, seconds of its operations for all rows")
 
 
 GROUPED = ModelSize(
@@ -74,7 +89,10 @@ def test_a_cache_is_as_wide_as_the_keys_and_its_operations_are_as_many_as_the_qu
     card = Hardware(1, gigabytes, teraflops, bandwidth_efficiency=1.0, compute_efficiency=1.0)
     cost = roofline(model=GROUPED, hardware=card)
     with_cache, without = (cost.pass_seconds(6, 4, context) for context in (50, 0))
-    assert with_cache - without == pytest.approx(expected)
+    limit = (
+        "reading, as wide as the keys" if gigabytes == 1 else "operations, as wide as the queries"
+    )
+    check(with_cache - without, expected, f"_attention, seconds of {limit}")
 
 
 @pytest.mark.parametrize(
@@ -88,45 +106,49 @@ def test_a_drafter_has_the_cache_of_its_own_layer(roofline, gigabytes, teraflops
     card = Hardware(1, gigabytes, teraflops, bandwidth_efficiency=1.0, compute_efficiency=1.0)
     cost = roofline(hardware=card)
     with_cache, without = (cost.draft_seconds(6, 3, context) for context in (50, 0))
-    assert with_cache - without == pytest.approx(expected), (
-        "`layers` says how many layers the cache has: 1 for the drafter"
+    term = (
+        "_attention of the drafter (`layers` says how many layers the cache has: here 1), seconds"
     )
+    check(with_cache - without, expected, term)
 
 
 def test_a_compute_bound_pass_takes_the_time_of_its_operations(roofline):
     rows = 10_000
     weights = 3 * (4 * 100 * 100 + 3 * 100 * 200) + 1000 * 100
     attention = 4 * 3 * 100 * 50 * rows
-    expected = (2 * weights * rows + attention) / (0.25 * 1e12)
-    assert roofline().pass_seconds(1, rows, 50) == pytest.approx(expected)
+    multiplying, with_cache = (roofline().pass_seconds(1, rows, context) for context in (0, 50))
+    check(multiplying, 2 * weights * rows / (0.25 * 1e12), "_matrix, seconds of its operations")
+    found = with_cache - multiplying
+    check(found, attention / (0.25 * 1e12), "_attention, seconds of its operations")
 
 
 def test_rows_below_the_balance_are_free_and_rows_above_it_are_not(roofline):
     cost = roofline(hardware=hardware("h100"), model=model("8b"))
     balance = cost.balanced_rows
-    assert balance == pytest.approx(0.6 * 989e12 / (0.8 * 3350e9))
+    check(balance, 0.6 * 989e12 / (0.8 * 3350e9), "balanced_rows with 16-bit weights")
     free = cost.pass_seconds(1, int(0.95 * balance), 0)
-    assert free == pytest.approx(cost.pass_seconds(1, 1, 0))
+    check(free, cost.pass_seconds(1, 1, 0), "_matrix, seconds of a pass just below the balance")
     twice = cost.pass_seconds(1, int(4 * balance), 0) / cost.pass_seconds(1, int(2 * balance), 0)
-    assert twice == pytest.approx(2, rel=0.1)
+    assert twice == pytest.approx(2, rel=0.1), (
+        f"_matrix: far above the balance, twice the rows take about twice the time, not {twice:.3g}"
+    )
 
 
 def test_four_bit_weights_are_compute_bound_at_fewer_rows(roofline):
-    assert roofline(precision=INT4).balanced_rows == pytest.approx(
-        4.5 / 16 * roofline().balanced_rows
-    )
+    found, half = roofline(precision=INT4).balanced_rows, roofline().balanced_rows
+    check(found, 4.5 / 16 * half, "balanced_rows with 4.5-bit weights")
 
 
 def test_the_balance_of_several_devices_is_that_of_one(roofline):
     """Their bandwidths add up, and their peaks."""
     four = roofline(devices=4, parallel_efficiency=0.5)
-    assert four.balanced_rows == pytest.approx(roofline().balanced_rows)
+    check(four.balanced_rows, roofline().balanced_rows, "balanced_rows of four devices")
 
 
 def test_several_devices_divide_the_time_by_their_number_and_their_efficiency(roofline):
     one = roofline().pass_seconds(4, 2, 100)
     four = roofline(devices=4, parallel_efficiency=0.5).pass_seconds(4, 2, 100)
-    assert four == pytest.approx(one / 2)
+    check(four, one / 2, "seconds of a pass on four devices (use self.bandwidth and self.peak)")
 
 
 def test_launching_takes_time_for_each_layer(roofline):

@@ -71,6 +71,13 @@ def test_the_best_round_is_at_least_as_fast_as_any_length(times, a, batch):
         assert best >= round_of(cost, accepted, batch, 0, drafts).tokens_per_second
 
 
+def check(found, expected, case):
+    """case: a clause that says what drafting costs."""
+    assert found == pytest.approx(expected, abs=1e-6), (
+        f"{case}: expected a break-even acceptance of {expected:.6f}, got {found}"
+    )
+
+
 @pytest.fixture
 def break_even_acceptance(own):
     return own(speculation.break_even_acceptance)
@@ -80,10 +87,14 @@ def break_even_acceptance(own):
 def test_the_break_even_acceptance_separates_gain_from_loss(break_even_acceptance, batch, drafts):
     cost = MeasuredCost(PassTimes({1: 1.0, 8: 2.0}), drafted=(1.0,) * 7)
     least = break_even_acceptance(cost, batch, 0, drafts)
+    assert least is not None, "perfect drafts pay here, so there is a break-even acceptance"
     plain = best_round(cost, None, batch, 0).tokens_per_second
     for a, is_faster in ((least - 1e-4, False), (least + 1e-4, True)):
         drafting = best_round(cost, Acceptance((a,), drafts), batch, 0, min_drafts=1)
-        assert (drafting.tokens_per_second > plain) == is_faster
+        assert (drafting.tokens_per_second > plain) == is_faster, (
+            f"your break-even acceptance is {least:.6f}, but at {a:.6f} drafting makes "
+            f"{drafting.tokens_per_second:.6f} tokens/s, and {plain:.6f} without drafts"
+        )
 
 
 def test_the_break_even_acceptance_depends_on_the_context(break_even_acceptance):
@@ -95,8 +106,9 @@ def test_the_break_even_acceptance_depends_on_the_context(break_even_acceptance)
             return 0.5 * drafts
 
     # One draft: 1 + a = 1 + 0.6 / (1.1 + context); a longer one needs a higher acceptance.
-    assert break_even_acceptance(Cost(), 1, 0.0, 1) == pytest.approx(0.6 / 1.1, abs=1e-6)
-    assert break_even_acceptance(Cost(), 1, 4.0, 1) == pytest.approx(0.6 / 5.1, abs=1e-6)
+    for context, expected in ((0.0, 0.6 / 1.1), (4.0, 0.6 / 5.1)):
+        found = break_even_acceptance(Cost(), 1, context, 1)
+        check(found, expected, f"with a context of {context:g} and one draft")
 
 
 @pytest.mark.parametrize("drafts", [1, 2, 7])
@@ -105,21 +117,24 @@ def test_a_fixed_cost_of_drafting_is_paid_back_at_a_lower_acceptance_by_longer_d
 ):
     cost = MeasuredCost(PassTimes({1: 1.0, 99: 1.0}), round_seconds=0.8, drafted=(1.0,) * 15)
     expected = constant_acceptance(1.8, drafts)  # tokens in the time of 1.8 passes
-    assert break_even_acceptance(cost, 1, 0, drafts) == pytest.approx(expected, abs=1e-6)
+    found = break_even_acceptance(cost, 1, 0, drafts)
+    check(found, expected, f"if drafting costs 0.8 passes, with at most {drafts} drafts")
 
 
 def test_there_is_no_break_even_acceptance_if_perfect_drafts_are_slower(break_even_acceptance):
     dear = MeasuredCost(PassTimes({1: 1.0, 2: 5.0}), drafted=(1.0,) * 7)
-    assert break_even_acceptance(dear, 1, 0, 7) is None
+    found = break_even_acceptance(dear, 1, 0, 7)
+    assert found is None, f"if even perfect drafts are slower, return None, not {found}"
 
 
 def test_perfect_drafts_that_are_as_fast_as_none_are_not_slower(break_even_acceptance):
     """A pass over two rows takes twice as long and gives two tokens."""
-    assert break_even_acceptance(LINEAR, 1, 0, 1) == pytest.approx(1, abs=1e-6)
+    found = break_even_acceptance(LINEAR, 1, 0, 1)
+    check(found, 1, "if only perfect drafts are as fast as none")
 
 
 def test_free_rows_need_no_acceptance(break_even_acceptance):
-    assert break_even_acceptance(FREE, 1, 0, 7) == pytest.approx(0, abs=1e-6)
+    check(break_even_acceptance(FREE, 1, 0, 7), 0, "if more rows and drafts take no time")
 
 
 def test_a_gain_ends_where_it_first_falls_below_the_threshold():

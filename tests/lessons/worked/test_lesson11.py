@@ -110,8 +110,8 @@ def lost(name, kind):
     return MEASURED[name]["nats"][kind] / MEASURED["standard"]["nats"][kind] - 1
 
 
-def changed_tokens():
-    return [1 - MEASURED["int4_rtn"]["agreement"][kind] for kind in KINDS]
+def changed_tokens(name="int4_rtn"):
+    return [1 - MEASURED[name]["agreement"][kind] for kind in KINDS]
 
 
 def plain_speedups():
@@ -131,13 +131,28 @@ STATEMENTS = {  # sentences of the text, and whether they hold for the measured 
     "about a quarter of the most likely next tokens change": lambda: (
         0.2 < sum(changed_tokens()) / len(KINDS) < 0.3
     ),
-    "Conversations lose most in nats and in KL divergence": lambda: all(
+    "Conversations lose most, in per cent of the nats and in KL divergence": lambda: all(
         most_for({kind: lost(name, kind) for kind in KINDS}, "chat")
         and most_for(MEASURED[name]["kl"], "chat")
         for name in ROUNDED
     ),
-    "GPTQ leaves less than a third of what rounding to nearest loses": lambda: all(
-        lost("int4_gptq", kind) < lost("int4_rtn", kind) / 3 for kind in KINDS
+    "GPTQ leaves less than a third of what rounding to nearest loses, in nats and in KL": lambda: (
+        all(
+            lost("int4_gptq", kind) < lost("int4_rtn", kind) / 3
+            and MEASURED["int4_gptq"]["kl"][kind] < MEASURED["int4_rtn"]["kl"][kind] / 3
+            for kind in KINDS
+        )
+    ),
+    "By the next tokens that change, it leaves about half": lambda: all(
+        0.4 < gptq / rounded < 0.6
+        for gptq, rounded in zip(changed_tokens("int4_gptq"), changed_tokens(), strict=True)
+    ),
+    "Each speed comes from seven prompts, continued twice": lambda: (
+        (RESULT["sizes"]["texts"]["prompts"], RESULT["sizes"]["repeats"]) == (7, 2)
+    ),
+    "Only `MTP` and `MTP + QAT int4` draft": lambda: (
+        [c["title"] for c in RESULT["configurations"] if c.get("greedy_texts")]
+        == ["MTP", "MTP + QAT int4"]
     ),
     "Training after GPTQ removes a further part of the loss": lambda: all(
         lost("mtp_qat_int4", kind) < lost("int4_gptq", kind) for kind in KINDS

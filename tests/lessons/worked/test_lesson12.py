@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from lessons.lesson12_worth_it import report
+from lessons.lesson12_worth_it.recipe import recipe
 from minimtp.plan.candidates import candidates
 from minimtp.plan.cost import Roofline
 from minimtp.plan.memory import Drafter
 from minimtp.plan.planning import make_plan
 from minimtp.plan.settings import Settings
 from minimtp.plan.sizes import Hardware, ModelSize, Precision, hardware, model
-from minimtp.plan.speculation import Acceptance
+from minimtp.plan.speculation import Acceptance, best_round
 from tests.lessons.worked.reading import by_hand, printed_table, prose, row, second_evening
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -109,6 +110,36 @@ def test_a_full_card_serves_most_without_drafts():
     assert served(2, 3) > 2 * served(2, 0) and served(8, 0) > served(8, 3)
 
 
+def test_drafting_takes_time_in_the_plan():
+    card, settings = hardware("h100"), Settings()
+    mtp = {c.name: c for c in candidates(model("8b"), card, settings)}["MTP"]
+    cost, drafts = mtp.cost(1), settings.max_drafts
+    tokens = mtp.acceptance.tokens(drafts)
+    assert best_round(cost, mtp.acceptance, 1, settings.context).drafts == drafts == 7
+    plain, verify = (cost.pass_seconds(1, rows, settings.context) for rows in (1, 1 + drafts))
+    drafting = cost.draft_seconds(1, drafts, settings.context)
+    assert plain == pytest.approx(verify)
+    assert f"`E(7) = {tokens:.2f}` tokens" in prose(12)
+    (shown,) = row(TEXT, "a pass")
+    assert shown == pytest.approx(1e3 * plain, abs=5e-3)
+    host = card.round_milliseconds + card.request_microseconds / 1e3
+    assert row(TEXT, "seven drafts") == [round(1e3 * drafting, 2), host]
+    gain = tokens * plain / (verify + drafting)
+    assert f"{tokens:.2f} · {1e3 * plain:.2f} / ({1e3 * verify:.2f} + {1e3 * drafting:.2f})" in TEXT
+    assert f" = {gain:.2f}\n" in TEXT and printed_table(12, CARD)["MTP"][0] == round(gain, 2)
+
+
+def test_the_requests_are_as_long_as_the_text_says():
+    s = Settings()
+    lengths = f"{s.prompt_tokens} tokens of prompt and {s.new_tokens} new tokens each on average"
+    assert f"({lengths}, up to {s.max_batch} requests at a time)" in prose(12)
+
+
+def test_the_matrix_is_as_large_as_the_text_says():
+    outputs, inputs = 64 * recipe.hidden_size, 32 * recipe.hidden_size
+    assert f"a matrix of {outputs} x {inputs} weights" in prose(12)
+
+
 @pytest.mark.slow
 def test_the_details_in_the_text_are_what_the_run_prints(capsys):
     card, settings = hardware("h100"), Settings()
@@ -149,6 +180,14 @@ STATEMENTS = {  # sentences of the text, and whether they hold for the run that 
         longest_over_predicted([5]) == 1
     ),
     "a product takes longer than predicted": lambda: longest_over_predicted(range(5)) > 1.05,
+    "Why are both dotted lines of the right plot at about three requests,": lambda: all(
+        bits / 16 * 1e9 * peak / (1e9 * of_the_core(0)[0]) == pytest.approx(3, abs=0.5)
+        for bits, peak in zip((16, 4.5), of_the_core(1), strict=True)
+    ),
+    "if the balances above are 6.5 and 1.5 rows?": lambda: of_the_core(2) == [6.5, 1.5],
+    "Why does int4 bring 2.60 x to SmolLM2 here": lambda: (
+        printed_table(12, HERE)["QAT int4"][0] == 2.60
+    ),
     "From two requests on, drafts gain nothing": lambda: (
         max(printed_table(12, "lesson 5, measured")["drafts over no drafts"][1:]) < 1.05
     ),
