@@ -137,6 +137,13 @@ class KeyValueCache:
             CACHE, (" or self.length + rows > self.context_length", "")
         ),
         "extend replaces the length": changed(CACHE, ("self.length += rows", "self.length = rows")),
+        "truncate fills the dropped rows with NaN": changed(
+            CACHE,
+            (
+                "        self.length = length",
+                "        self.keys[..., length:] = np.nan\n        self.length = length",
+            ),
+        ),
         "truncate drops this many rows": changed(
             CACHE, ("        self.length = length", "        self.length -= length")
         ),
