@@ -104,8 +104,8 @@ class ScriptedRandomSource:
         probability = min(1.0, probability)
         return self._answer([probability, 1 - probability]) == 0
 
-    def choose(self, distribution):
-        return self._answer(distribution)
+    def choose(self, distribution):  # weights of any positive sum, as the real source accepts
+        return self._answer(np.asarray(distribution) / max(np.sum(distribution), 1e-300))
 
     def sample(self, scores):
         return np.array([self._answer(row) for row in softmax(scores)])
