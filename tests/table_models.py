@@ -104,8 +104,11 @@ class ScriptedRandomSource:
         probability = min(1.0, probability)
         return self._answer([probability, 1 - probability]) == 0
 
-    def choose(self, distribution):  # weights of any positive sum, as the real source accepts
-        return self._answer(np.asarray(distribution) / max(np.sum(distribution), 1e-300))
+    def choose(self, distribution):
+        """As the real source does, accept weights of any sum above 0."""
+        weights = np.asarray(distribution)
+        assert (weights >= 0).all(), f"choose got a negative probability: {weights}"
+        return self._answer(weights / weights.sum() if weights.any() else weights)
 
     def sample(self, scores):
         return np.array([self._answer(row) for row in softmax(scores)])

@@ -138,6 +138,14 @@ EXERCISES[2] = Solutions(
     right={
         "a counter": TOKEN,
         "formulas of its own": OWN_FORMULAS,
+        "the residual as weights, which choose need not get normalized": """
+def token_rule(p, q, drafts, rng):
+    q = one_hot(drafts, p.shape[1]) if q is None else q
+    for j, draft in enumerate(drafts):
+        if not rng.happens(probability_ratio(p[j], q[j], draft)):
+            return j, rng.choose(np.maximum(p[j] - q[j], 0))
+    return len(drafts), rng.choose(p[len(drafts)])
+""",
         "every coin first, then the first that failed": """
 def token_rule(p, q, drafts, rng):
     q = one_hot(drafts, p.shape[1]) if q is None else q

@@ -207,7 +207,9 @@ def test_most_drafts_give_the_most_tokens_but_not_the_highest_speed():
 
 def test_at_temperature_1_fewer_drafts_are_accepted_and_the_gain_is_smaller_or_a_loss():
     at_0, at_1, prose = speedups(0), speedups(1), " ".join(PAGE.split())
-    smaller, loss = re.search(r"From K = (\d+) on, shared .*?from K = (\d+) on, it los", prose).groups()
+    smaller, loss = re.search(
+        r"From K = (\d+) on, shared .*?from K = (\d+) on, it los", prose
+    ).groups()
     for k in at_0:
         assert at_1[k][4] < at_0[k][4], k
         assert k < int(smaller) or at_1[k][6] < at_0[k][6], k
