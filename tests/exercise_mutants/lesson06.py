@@ -138,7 +138,7 @@ EXERCISES[2] = Solutions(
     right={
         "a counter": TOKEN,
         "formulas of its own": OWN_FORMULAS,
-        "the residual as weights, which choose need not get normalized": """
+        "the residual is not divided by its sum, because choose accepts any sum": """
 def token_rule(p, q, drafts, rng):
     q = one_hot(drafts, p.shape[1]) if q is None else q
     for j, draft in enumerate(drafts):
@@ -173,9 +173,6 @@ def token_rule(p, q, drafts, rng):
         ),
         "the residual keeps the negative differences": changed(
             OWN_FORMULAS, ("(p[j] - q[j]).clip(0)", "abs(p[j] - q[j])")
-        ),
-        "the residual is not divided by its sum": changed(
-            OWN_FORMULAS, ("missing / missing.sum() if", "missing if")
         ),
         "0 / 0 if rounding leaves no residual": changed(
             OWN_FORMULAS, (" if missing.any() else p[j]", "")

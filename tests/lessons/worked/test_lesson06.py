@@ -227,7 +227,7 @@ def test_each_further_draft_costs_about_a_tenth_of_a_pass():
     for k in (7, 15):
         assert (COSTS[k][1] - COSTS[1][1]) / (k - 1) == pytest.approx(0.1, abs=0.01)
     assert COSTS[1][1] > 0.2
-    assert f"most expensive, r = {COSTS[1][1]:.2f}, " in " ".join(PAGE.split())
+    assert f"One draft costs r = {COSTS[1][1]:.2f}, " in " ".join(PAGE.split())
 
 
 def test_the_losses_of_all_exact_rules_are_in_the_quoted_range():
