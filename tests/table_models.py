@@ -79,6 +79,9 @@ def greedy_text(target, prompt, count):
     return tokens[len(prompt) :]
 
 
+ROUNDING = 1e-12  # choices with a smaller probability are caused by rounding
+
+
 class ScriptedRandomSource:
     """A `RandomSource` whose choices come from `script`. After its end, every choice is 0."""
 
@@ -105,7 +108,12 @@ class ScriptedRandomSource:
         return self._answer([probability, 1 - probability]) == 0
 
     def choose(self, distribution):
-        return self._answer(distribution)
+        """As the real source does, accept weights of any sum. Only rounding may lead to sum 0."""
+        weights = np.asarray(distribution)
+        assert (weights >= 0).all(), f"choose got negative numbers or nan (0 / 0): {weights}"
+        if not weights.any() and self.probability < ROUNDING:
+            return 0
+        return self._answer(weights / weights.sum() if weights.any() else weights)
 
     def sample(self, scores):
         return np.array([self._answer(row) for row in softmax(scores)])

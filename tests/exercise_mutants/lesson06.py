@@ -138,6 +138,14 @@ EXERCISES[2] = Solutions(
     right={
         "a counter": TOKEN,
         "formulas of its own": OWN_FORMULAS,
+        "the residual is not divided by its sum, because choose accepts any sum": """
+def token_rule(p, q, drafts, rng):
+    q = one_hot(drafts, p.shape[1]) if q is None else q
+    for j, draft in enumerate(drafts):
+        if not rng.happens(probability_ratio(p[j], q[j], draft)):
+            return j, rng.choose(np.maximum(p[j] - q[j], 0))
+    return len(drafts), rng.choose(p[len(drafts)])
+""",
         "every coin first, then the first that failed": """
 def token_rule(p, q, drafts, rng):
     q = one_hot(drafts, p.shape[1]) if q is None else q
@@ -165,9 +173,6 @@ def token_rule(p, q, drafts, rng):
         ),
         "the residual keeps the negative differences": changed(
             OWN_FORMULAS, ("(p[j] - q[j]).clip(0)", "abs(p[j] - q[j])")
-        ),
-        "the residual is not divided by its sum": changed(
-            OWN_FORMULAS, ("missing / missing.sum() if", "missing if")
         ),
         "0 / 0 if rounding leaves no residual": changed(
             OWN_FORMULAS, (" if missing.any() else p[j]", "")

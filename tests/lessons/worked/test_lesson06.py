@@ -206,10 +206,34 @@ def test_most_drafts_give_the_most_tokens_but_not_the_highest_speed():
 
 
 def test_at_temperature_1_fewer_drafts_are_accepted_and_the_gain_is_smaller_or_a_loss():
-    at_0, at_1 = speedups(0), speedups(1)
+    at_0, at_1, prose = speedups(0), speedups(1), " ".join(PAGE.split())
+    smaller, loss = re.search(
+        r"From K = (\d+) on, shared .*?from K = (\d+) on, it los", prose
+    ).groups()
     for k in at_0:
-        assert at_1[k][4] < at_0[k][4] and at_1[k][6] < at_0[k][6], k
-    assert at_1[max(at_1)][6] < 1  # "or even loses"
+        assert at_1[k][4] < at_0[k][4], k
+        assert k < int(smaller) or at_1[k][6] < at_0[k][6], k
+        assert (at_1[k][6] < 1) == (k >= int(loss)), k
+
+
+def test_the_gain_of_the_token_rule_at_temperature_1():
+    block = OUTPUT.partition("temperature 0")[0]
+    plain, token = (float(speed.replace(",", "")) for *_, speed in RULE.findall(block))
+    gain = token / plain - 1
+    assert f"With seven drafts it is {100 * gain:.0f} % faster than plain" in " ".join(PAGE.split())
+
+
+def test_each_further_draft_costs_about_a_tenth_of_a_pass():
+    for k in (7, 15):
+        assert (COSTS[k][1] - COSTS[1][1]) / (k - 1) == pytest.approx(0.1, abs=0.01)
+    assert COSTS[1][1] > 0.2
+    assert f"One draft costs r = {COSTS[1][1]:.2f}, " in " ".join(PAGE.split())
+
+
+def test_the_losses_of_all_exact_rules_are_in_the_quoted_range():
+    block = DETAILS.partition("temperature 0")[0]
+    losses = [float(bits) for _, _, bits, _ in RULE.findall(block)]
+    assert f"between {min(losses):.2f} and {max(losses):.2f} bits" in " ".join(PAGE.split())
 
 
 def test_details_and_costs_are_of_one_run():

@@ -39,6 +39,16 @@ BOUNDARY_TABLE = [
 ]
 
 
+def first_difference(name, differ, expected, got):
+    """Return a message with the first number that differs, or with both dtypes."""
+    if got.dtype != expected.dtype:
+        return f"{name}: expected {expected.dtype}, got {got.dtype}"
+    if not np.any(differ):
+        return f"{name}: expected 0.0 and got -0.0, or the other way round"
+    place = tuple(int(index) for index in np.argwhere(differ)[0])
+    return f"{name} {place}: expected {expected[place]:.6g}, got {got[place]:.6g}"
+
+
 @pytest.mark.parametrize("scale", [1.0, -1.0, 2.0**-12, -3.0])
 @pytest.mark.parametrize(
     ("weight", "rounded", "passes"), [(w, r, masks) for w, r, *masks in BOUNDARY_TABLE]
@@ -85,7 +95,10 @@ def test_q8_0_clips_no_weight_so_every_gradient_passes(own, x, mask):
     master = Parameter(x)
     gradient = np.random.default_rng(0).standard_normal(x.shape).astype(np.float32)
     own(FakeQuantize)(Q8_0, mask).apply(master).backward(gradient)
-    assert np.array_equal(master.grad, gradient)
+    differ = master.grad != gradient
+    assert not differ.any(), "q8_0 clips no weight: " + first_difference(
+        "gradient", differ, gradient, master.grad
+    )
 
 
 @each_mask
@@ -111,7 +124,9 @@ def test_the_gradient_is_the_derivative_of_the_surrogate(own, grid, mask, x):
     )
     master, gradient = Parameter(weight), np.random.default_rng(0).standard_normal(x.shape)
     own(FakeQuantize)(grid, mask).apply(master).backward(gradient)
-    assert np.allclose(master.grad[off_kinks], (slope * gradient)[off_kinks], rtol=1e-6, atol=1e-12)
+    expected = slope * gradient
+    differ = off_kinks & ~np.isclose(master.grad, expected, rtol=1e-6, atol=1e-12)
+    assert not differ.any(), first_difference("gradient", differ, expected, master.grad)
 
 
 def _signed_steps(grid, x):
@@ -151,9 +166,13 @@ def test_groups_of_zeros_pass_every_gradient(grid):
 @each_grid
 @given(x=weight_matrices())
 def test_the_forward_pass_rounds_to_the_grid_and_does_not_change_the_master_weights(own, grid, x):
-    master = Parameter(x.copy())
-    assert own(FakeQuantize)(grid).apply(master).data.tobytes() == grid.fake_quantize(x).tobytes()
-    assert master.data.tobytes() == x.tobytes()
+    master, expected = Parameter(x.copy()), grid.fake_quantize(x)
+    rounded = own(FakeQuantize)(grid).apply(master).data
+    same = rounded.tobytes() == expected.tobytes()
+    assert same, first_difference("rounded weight", rounded != expected, expected, rounded)
+    assert master.data.tobytes() == x.tobytes(), "the master weights changed: " + first_difference(
+        "weight", master.data != x, x, master.data
+    )
 
 
 @each_grid
