@@ -22,6 +22,9 @@ doubles, so a text of n tokens copies fewer than 2n rows.
 A draft tree has several rows for one position, so its rows are stored separately (`TreeRows`) until
 a path is accepted. The rows of that path are then appended.
 
+The numbers have the type of the model's, or are rounded to float16. A long text then takes half the
+memory, and plain decoding, which reads all of it for every token, as little as half the time.
+
 Layout: for each layer, keys (G, C, S) and values (S, G, C), with G key/value heads, C numbers per
 head and S positions. The dot products of a query with the keys give one number per position, and
 the weighted sum of the values one number per channel. Numbers that are adjacent in the result are
