@@ -12,8 +12,8 @@ weights, moments, norms, softmax, losses. With bfloat16 and float16, products wi
 bits, and products inside attention use TF32 on a GPU and float32 on the CPU.
 
 Every CPU can train in bfloat16, so a run can continue on another machine. It is faster only with
-the instructions of AVX-512 BF16 (`kernels/cpu/matrices/bfloat16.py`). Other processors round the
-same operands and multiply them in float32.
+AMX on Intel's processors and AVX-512 BF16 on AMD's (`kernels/cpu/matrices/bfloat16/`). Other
+processors round the same operands and multiply them in float32.
 
 A product takes two steps, so that a GPU rounds each operand once and stores it in 16 bits for the
 backward pass:
@@ -56,9 +56,9 @@ def require(precision: str, device: Device) -> None:
 
 
 def fastest(device: Device) -> str:
-    """Return "bfloat16" if the device has instructions for it, else "float32"."""
+    """Return "bfloat16" if it is faster on the device, else "float32"."""
     if device.name == "cpu":
-        return "bfloat16" if kernels.multiplies_bfloat16() else "float32"
+        return "bfloat16" if kernels.bfloat16_instructions() else "float32"
     capability = int(device.xp.cuda.Device().compute_capability)
     return "bfloat16" if capability >= FIRST_WITH_TF32 else "float32"
 
@@ -93,11 +93,11 @@ def describe(precision: str, device: Device) -> str:
     """Return how a device computes in this precision, for reports."""
     if precision != "bfloat16" or device.name != "cpu":
         return precision
-    if kernels.multiplies_bfloat16():
-        return "bfloat16: matrix products by AVX-512 BF16, everything else in float32"
+    if instructions := kernels.bfloat16_instructions():
+        return f"bfloat16: matrix products by {instructions}, everything else in float32"
     return (
         "bfloat16: operands are rounded, but this is not faster than float32, because there are no "
-        "compiled kernels with AVX-512 BF16 here"
+        "compiled kernels with AMX or AMD's AVX-512 BF16 here"
     )
 
 

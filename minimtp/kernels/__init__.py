@@ -24,7 +24,7 @@ from minimtp.backend import Array, array_module, can_compile_cuda, numpy
 from minimtp.errors import UserError
 from minimtp.kernels import plain
 
-__all__ = ["describe", "for_array", "multiplies_bfloat16", "use"]
+__all__ = ["bfloat16_instructions", "describe", "for_array", "use"]
 
 INSTALL_HINT = 'pip install "minimtp[fast]"'
 CHOICES = ("auto", "plain")
@@ -83,13 +83,15 @@ def describe(device: str = "cpu") -> tuple[str, str]:
     )
 
 
-def multiplies_bfloat16() -> bool:
-    """Return whether this processor has instructions for bfloat16 and the kernels use them."""
+def bfloat16_instructions() -> str | None:
+    """Return the name of the instructions with which bfloat16 is faster than float32 on this
+    processor, None if the kernels use none.
+    """
     if _load_compiled(announce=False) is None:
-        return False
-    from minimtp.kernels.cpu.matrices.bfloat16 import HAS_BFLOAT16
+        return None
+    from minimtp.kernels.cpu.matrices.bfloat16.products import instructions
 
-    return HAS_BFLOAT16
+    return instructions()
 
 
 def _load_cuda(xp: ModuleType) -> ModuleType | None:

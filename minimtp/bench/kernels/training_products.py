@@ -40,7 +40,8 @@ def measure_training_products(max_weights: int, rounds: int) -> Products:
         gflops = {name: operations / seconds / 1e9 for name, seconds in times.items()}
         layers.append({"outputs": outputs, "inputs": inputs, "gflops": gflops})
     return {
-        "rows": ROWS, "layers": layers, "instructions_for_bfloat16": kernels.multiplies_bfloat16(),
+        "rows": ROWS, "layers": layers,
+        "instructions_for_bfloat16": kernels.bfloat16_instructions() is not None,
     }  # fmt: skip
 
 
@@ -90,5 +91,5 @@ def training_table(products: Mapping[str, object]) -> str:
         )
     text = aligned(lines, markdown=False)
     if not products["instructions_for_bfloat16"]:
-        text += "\nthis processor has no AVX-512 BF16: bfloat16 is computed in float32"
+        text += "\nthis processor has no fast instructions for bfloat16: it is computed in float32"
     return text

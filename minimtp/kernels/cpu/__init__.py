@@ -44,7 +44,7 @@ from minimtp.kernels.cpu.loss import (
     softmax_rows,
 )
 from minimtp.kernels.cpu.matrices.activations import quantize_activations
-from minimtp.kernels.cpu.matrices.bfloat16 import matmul_bfloat16
+from minimtp.kernels.cpu.matrices.bfloat16.products import matmul_bfloat16
 from minimtp.kernels.cpu.matrices.embedding_rows import embedding
 from minimtp.kernels.cpu.matrices.gemm import matmul
 from minimtp.kernels.cpu.matrices.packed_linear import (

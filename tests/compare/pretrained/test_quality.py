@@ -32,6 +32,7 @@ def test_the_fastest_precision_of_a_processor_is_bfloat16_only_with_instructions
 ):
     device = choose_device("cpu")
     for has_instructions, expected in ((True, "bfloat16"), (False, "float32")):
-        monkeypatch.setattr("minimtp.kernels.multiplies_bfloat16", bool(has_instructions).__bool__)
+        name = "AMX" if has_instructions else None
+        monkeypatch.setattr("minimtp.kernels.bfloat16_instructions", lambda name=name: name)
         assert fastest(device) == expected
         require(expected, device)

@@ -1,6 +1,7 @@
 """Matmuls whose operands are rounded to bfloat16."""
 
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import example, given, settings
@@ -10,12 +11,30 @@ from minimtp import kernels
 from minimtp.backend import numpy as np
 from minimtp.kernels import plain
 from minimtp.kernels.plain.bfloat16 import round_to_bfloat16
-from tests.kernels.both import each_kernel, normal
+from tests.kernels.both import HAS_NUMBA, each_kernel, needs_numba, normal
 from tests.strategies import LAYOUTS, laid_out, matmul_operands
 from tests.tolerances import COMPARISONS, assert_close
 
 MIN_NORMAL = 2.0**-126
 each_layout = pytest.mark.parametrize("transposed", LAYOUTS, ids=str)
+
+
+INSTRUCTIONS: list[str | None] = [None]  # that this processor has, faster than float32 or not
+if HAS_NUMBA:
+    from minimtp.kernels.cpu.matrices.bfloat16 import amx, avx512
+
+    INSTRUCTIONS += ["AVX-512 BF16"] * avx512.HAS_INSTRUCTION + ["AMX"] * amx.is_usable()
+
+
+@pytest.fixture(scope="module", autouse=True, params=INSTRUCTIONS, ids=str)
+def instructions(request):
+    """Multiply with these instructions."""
+    with pytest.MonkeyPatch.context() as patch:
+        if HAS_NUMBA:
+            patch.setattr(amx, "is_usable", lambda: request.param == "AMX")
+            patch.setattr(avx512, "IS_FASTER", request.param == "AVX-512 BF16")
+            assert kernels.bfloat16_instructions() == request.param
+        yield
 
 
 def floats(numbers):
@@ -74,7 +93,7 @@ def test_a_bfloat16_matmul_of_integers_is_exact_for_any_memory_layout(kernel, fa
 @each_layout
 def test_a_bfloat16_matmul_of_integers_is_exact_beyond_all_sizes_of_blocks(kernel, transposed):
     rng = np.random.default_rng(0)
-    for m, k, n in ((300, 1601, 50), (20, 801, 1700), (9, 0, 5), (1, 1, 1)):
+    for m, k, n in ((300, 1601, 50), (20, 801, 1700), (32, 1600, 64), (9, 0, 5), (1, 1, 1)):
         a, b = rng.integers(-9, 10, (m, k)), rng.integers(-9, 10, (k, n))
         found = kernel.matmul_bfloat16(*laid_out((floats(a), floats(b)), transposed))
         assert np.array_equal(found, a @ b), (m, k, n)
@@ -130,7 +149,7 @@ def test_subnormal_numbers_may_count_as_zero_and_do_so_where_a_processor_multipl
         (2.0**-70, 2.0**-70),  # a product
         (-MIN_NORMAL / 64, 1.0),
     ]
-    ignored = kernel is not plain and kernels.multiplies_bfloat16()
+    ignored = kernel is not plain and kernels.bfloat16_instructions()
     for a, b in cases:
         for left, right in ((a, b), (b, a)):
             found = kernel.matmul_bfloat16(floats([[left, 1.0]]), floats([[right], [0.0]]))[0, 0]
@@ -152,3 +171,14 @@ def test_threads_compute_bfloat16_products_of_the_same_bits_together_and_alone()
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: multiply(a, b).tobytes(), range(8)))
     assert found == [expected] * 8
+
+
+@needs_numba
+@pytest.mark.parametrize("answer", [0, -1, None])
+def test_amx_is_used_only_if_the_system_permits_it(monkeypatch, answer):
+    library = SimpleNamespace() if answer is None else SimpleNamespace(syscall=lambda *_: answer)
+    monkeypatch.setattr(amx.ctypes, "CDLL", lambda name: library)
+    monkeypatch.setattr(amx.sys, "platform", "linux")
+    assert amx.receives_permission() == (answer == 0)
+    monkeypatch.setattr(amx.sys, "platform", "win32")
+    assert not amx.receives_permission()
