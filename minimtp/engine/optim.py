@@ -8,11 +8,19 @@ First, the gradient of each parameter group is scaled down to a norm of at most 
 """
 
 from collections.abc import Callable
+from functools import partial
 from math import isfinite
 
 from minimtp import kernels
 from minimtp.backend import Array, array_module, to_numpy
 from minimtp.engine.flat import FlatParameters, decays
+
+InParts = Callable[[int, Callable[[slice], None]], None]
+
+
+def as_one_part(size: int, function: Callable[[slice], None]) -> None:
+    """Call function(part) for all of range(size)."""
+    function(slice(0, size))
 
 
 class AdamW:
@@ -39,12 +47,17 @@ class AdamW:
         self.runs = [_runs(flat, group, rate_factor) for group in flat.groups]
 
     def step(
-        self, learning_rate: float, clip: float | None = None, gradient_scale: float = 1.0
+        self,
+        learning_rate: float,
+        clip: float | None = None,
+        gradient_scale: float = 1.0,
+        in_parts: InParts = as_one_part,
     ) -> float:
         """Update the parameters from `flat.gradients` and return the gradient's norm before
         clipping.
 
         gradient_scale: the factor by which `flat.gradients` are larger than the true gradient.
+        in_parts: calls a function for parts of a number of elements (`Replicas.in_parts`).
         Skips the update if the norm is not finite.
         """
         flat = self.flat
@@ -60,11 +73,14 @@ class AdamW:
             norm = square**0.5 / gradient_scale
             scale = (clip / norm if clip is not None and norm > clip else 1.0) / gradient_scale
             for run, factor, decay in runs:
-                kernel.adamw(
-                    flat.data[run], flat.gradients[run], self.first[run], self.second[run],
+                arrays = [
+                    array[run] for array in (flat.data, flat.gradients, self.first, self.second)
+                ]
+                settings = (
                     decay, learning_rate * factor, self.beta1, self.beta2, self.eps,
                     self.weight_decay, self.steps, scale,
                 )  # fmt: skip
+                in_parts(run.stop - run.start, partial(_update, kernel.adamw, arrays, settings))
         return sum(squares) ** 0.5 / gradient_scale
 
     def state(self) -> dict[str, Array]:
@@ -84,6 +100,13 @@ class AdamW:
             if name in state:
                 view[...] = array_module(view).asarray(state[name])
         self.steps = steps
+
+
+def _update(
+    adamw: Callable[..., None], arrays: list[Array], settings: tuple[float, ...], part: slice
+) -> None:
+    """Update a part of the parameters and their moments."""
+    adamw(*(array[part] for array in arrays), *settings)
 
 
 def _runs(

@@ -8,10 +8,14 @@ replicas but never on timing.
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
+from minimtp.backend import Array
 from minimtp.engine.flat import FlatParameters
 from minimtp.engine.module import Module, replicate
+
+PART = 1 << 17  # numbers: fewer take a thread less time than it takes to begin
 
 
 class Replicas:
@@ -34,16 +38,36 @@ class Replicas:
         """
         if len(shards) > len(self.models):
             raise ValueError(f"{len(shards)} shards for {len(self.models)} replicas")
+        size = len(self.gradients[0])
         for gradients in self.gradients:
-            gradients[...] = 0
+            self.in_parts(size, partial(_clear, gradients))
         if self.threads is None:
             return [function(self.models[0], shard) for shard in shards]
         results = list(self.threads.map(function, self.models, shards))
         for gradients in self.gradients[1 : len(shards)]:
-            self.gradients[0] += gradients
+            self.in_parts(size, partial(_add, self.gradients[0], gradients))
         return results
+
+    def in_parts(self, size: int, function: Callable[[slice], None]) -> None:
+        """Call function(part) for parts of range(size), a part per thread. The threads work at the
+        same time.
+        """
+        count = len(self.models) if self.threads is not None and size > PART else 1
+        if count == 1:
+            function(slice(0, size))
+            return
+        bounds = [size * i // count for i in range(count + 1)]
+        list(self.threads.map(function, map(slice, bounds, bounds[1:])))
 
     def close(self) -> None:
         """End the threads."""
         if self.threads is not None:
             self.threads.shutdown()
+
+
+def _clear(gradients: Array, part: slice) -> None:
+    gradients[part] = 0
+
+
+def _add(total: Array, gradients: Array, part: slice) -> None:
+    total[part] += gradients[part]

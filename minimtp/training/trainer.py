@@ -127,7 +127,10 @@ class Trainer:
         while True:
             losses = self._compute_gradients(tokens)
             norm = self.optimizer.step(
-                rate, self.recipe.max_gradient_norm or None, self.loss_scale.value
+                rate,
+                self.recipe.max_gradient_norm or None,
+                self.loss_scale.value,
+                self.replicas.in_parts,
             )
             if isfinite(norm) or not self.loss_scale.lower():
                 break

@@ -8,7 +8,8 @@ import pytest
 from minimtp.backend import numpy as np
 from minimtp.engine.flat import FlatParameters
 from minimtp.engine.module import freeze, replace_modules, replicate
-from minimtp.engine.replicas import Replicas
+from minimtp.engine.optim import AdamW
+from minimtp.engine.replicas import PART, Replicas
 from minimtp.engine.tensor import Tensor
 from minimtp.model.layers import Linear
 from tests.engine.helpers import Pair, normal, rng
@@ -65,8 +66,10 @@ def test_frozen_parameters_are_neither_moved_nor_decayed():
     assert flat.decay_mask.tolist() == [0.0] * 2 + [1.0] * 8
 
 
+@pytest.mark.parametrize("part", [PART, 3], ids=["together", "in parts"])
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_shards_on_replicas_give_the_gradient_of_the_whole_batch(count):
+def test_shards_on_replicas_give_the_gradient_of_the_whole_batch(count, part, monkeypatch):
+    monkeypatch.setattr("minimtp.engine.replicas.PART", part)
     x = normal(6, 3).astype(np.float32)
 
     def run(model, rows):
@@ -82,6 +85,29 @@ def test_shards_on_replicas_give_the_gradient_of_the_whole_batch(count):
         replicas.run(run, np.array_split(x, count))
     replicas.close()
     np.testing.assert_allclose(sharded_flat.gradients, whole_flat.gradients, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("size", [0, 1, 2, 5, 100])
+def test_the_parts_cover_everything_once_and_an_update_in_parts_has_the_same_bits(
+    count, size, monkeypatch
+):
+    monkeypatch.setattr("minimtp.engine.replicas.PART", 1)
+    flats = [FlatParameters(Pair()) for _ in range(2)]
+    optimizers = [AdamW(flat, weight_decay=0.1) for flat in flats]
+    replicas = Replicas(pair := Pair(), FlatParameters(pair), count)
+    covered = np.zeros(size)
+    parts = []
+    replicas.in_parts(size, parts.append)
+    for part in parts:
+        covered[part] += 1
+    assert (covered == 1).all() and len(parts) == (count if size > 1 else 1)
+    flats[1].data[:] = flats[0].data
+    for flat in flats:
+        flat.gradients[:] = np.linspace(-1, 1, len(flat.gradients))
+    assert optimizers[0].step(0.1, 0.5) == optimizers[1].step(0.1, 0.5, 1.0, replicas.in_parts)
+    replicas.close()
+    assert flats[0].data.tobytes() == flats[1].data.tobytes()
 
 
 def test_a_replica_shares_parameters_but_not_gradients():
