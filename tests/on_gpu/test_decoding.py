@@ -15,7 +15,7 @@ from minimtp.decode.options import GenerationOptions, start_generation
 from minimtp.decode.policy.adaptive import AdaptivePolicy
 from minimtp.decode.policy.cost import Costs
 from minimtp.decode.rules.registry import make_rule
-from minimtp.decode.sampling.gumbel_noise import GumbelNoise
+from minimtp.decode.sampling.gumbel_noise import BLOCK, GumbelNoise
 from minimtp.decode.sampling.params import SamplingParams
 from minimtp.decode.states import DecodingStates
 from minimtp.engine.module import replicate
@@ -159,9 +159,9 @@ def test_a_long_text_keeps_at_most_three_blocks_of_noise_and_one_graph_per_numbe
     )
     held = []
     for _ in generation:
-        assert len(generation._rule.noise._blocks[device.xp]) <= 3
+        assert len(generation._rule.noise._windows[device.xp].noise) <= 4 * BLOCK
         held.append(gpu_pool_bytes())
-    assert held[-1] - held[100] <= 3 * GumbelNoise.BLOCK * CONFIG.vocabulary_size * 8
+    assert held[-1] - held[100] <= 4 * BLOCK * CONFIG.vocabulary_size * 8
     # Passes over 3 tokens, including prefill, and over 1 or 2 at the end of the text.
     assert target._trunk.graphs.recorded() <= 3 and drafter._step.graphs.recorded() <= 2
 

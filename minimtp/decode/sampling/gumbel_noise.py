@@ -12,13 +12,25 @@ from types import ModuleType
 from minimtp.backend import Array
 from minimtp.backend import numpy as np
 
+# Positions to generate together, fewer if they have more than BLOCK_NUMBERS numbers: those stay in
+# the processor's cache.
+BLOCK, BLOCK_NUMBERS = 64, 1 << 15
+WINDOW, WINDOW_BLOCKS = 64, 4  # positions and blocks to make room for, at least
 
-def gumbel_noise(generator: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
-    """Return finite standard Gumbel noise G (Gumbel 1954).
+
+def block_rows(vocabulary_size: int) -> int:
+    """Return the number of positions to generate together."""
+    return max(1, min(BLOCK, BLOCK_NUMBERS // vocabulary_size))
+
+
+def gumbel_noise(
+    generator: np.random.Generator, shape: tuple[int, int], out: np.ndarray | None = None
+) -> np.ndarray:
+    """Return finite standard Gumbel noise G (Gumbel 1954), float64, in `out` if it is given.
 
     argmax(log p + G) over the tokens is a sample from p.
     """
-    exponential = generator.standard_exponential(shape)
+    exponential = generator.standard_exponential(shape, out=out)
     smallest = np.finfo(np.float64).tiny
     np.maximum(exponential, smallest, out=exponential)  # -log(0) + a score of -inf would be NaN
     np.log(exponential, out=exponential)
@@ -31,16 +43,16 @@ class GumbelNoise:
     Counter-based (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): the noise of
     a position is computed from the position, not from earlier random numbers. So a sampled token
     depends on the seed, its position and p only.
-    """
 
-    # Positions to generate together: setting up a generator takes as long as 1000 numbers.
-    BLOCK = 64
-    CACHED_BLOCKS = 3  # per device
+    Positions are generated in blocks, because setting up a generator takes as long as 1000 numbers.
+    The noise of a window of positions is kept, for drafter and target and for drafts that are
+    rejected. With 49,152 tokens, a block is one position and the window has 25 MB.
+    """
 
     def __init__(self, seed: int, vocabulary_size: int) -> None:
         self._seed = seed
-        self._shape = (self.BLOCK, vocabulary_size)
-        self._blocks: dict[ModuleType, dict[int, Array]] = {}  # by array library and number
+        self._shape = (block_rows(vocabulary_size), vocabulary_size)
+        self._windows: dict[ModuleType, _Window] = {}  # by array library
 
     def rows(self, position: int, count: int, xp: ModuleType = np) -> Array:
         """Return the noise (count, V), float64, of the positions from `position` on.
@@ -48,23 +60,39 @@ class GumbelNoise:
         They are an array of `xp`: a block is copied to the GPU once, when its first position is
         requested.
         """
-        number, offset = divmod(position, self.BLOCK)
-        rows = self._block(number, xp)[offset : offset + count]
-        while len(rows) < count:
-            number += 1
-            rows = xp.concatenate([rows, self._block(number, xp)[: count - len(rows)]])
-        return rows
+        size = self._shape[0]
+        window = self._windows.get(xp)
+        if window is None or not window.has_room_for(position, count):
+            first = position // size * size
+            needed = -(-(position + count - first) // size) * size
+            room = max(needed, WINDOW, WINDOW_BLOCKS * size)
+            window = _Window(xp.empty((room, self._shape[1])), first)
+            self._windows[xp] = window
+        while window.stop < position + count:
+            place, number = window.next_rows(size), window.stop // size
+            if xp is np:
+                self._generate(number, place)
+            else:
+                place[:] = xp.asarray(self._generate(number))
+            window.stop += size
+        return window.noise[position - window.first : position - window.first + count]
 
-    def _block(self, number: int, xp: ModuleType) -> Array:
-        blocks = self._blocks.setdefault(xp, {})
-        if number not in blocks:
-            block = self._generate(number) if xp is np else xp.asarray(self._block(number, np))
-            if len(blocks) >= self.CACHED_BLOCKS:
-                blocks.clear()
-            blocks[number] = block
-        return blocks[number]
-
-    def _generate(self, number: int) -> np.ndarray:
+    def _generate(self, number: int, out: np.ndarray | None = None) -> np.ndarray:
+        """Return the noise of block `number`, in `out` if it is given."""
         counter = [0, number, 0, 0]
         generator = np.random.Generator(np.random.Philox(key=self._seed, counter=counter))
-        return gumbel_noise(generator, self._shape)
+        return gumbel_noise(generator, self._shape, out)
+
+
+class _Window:
+    """The noise of the positions from `first` up to `stop`, and room for more."""
+
+    def __init__(self, noise: Array, first: int) -> None:
+        self.noise, self.first, self.stop = noise, first, first
+
+    def has_room_for(self, position: int, count: int) -> bool:
+        return self.first <= position and position + count <= self.first + len(self.noise)
+
+    def next_rows(self, count: int) -> Array:
+        start = self.stop - self.first
+        return self.noise[start : start + count]

@@ -3,7 +3,7 @@
 from typing import Protocol
 
 from minimtp.backend import numpy as np
-from minimtp.decode.sampling.gumbel_noise import gumbel_noise
+from minimtp.decode.sampling.gumbel_noise import block_rows, gumbel_noise
 
 
 class RandomSource(Protocol):
@@ -39,7 +39,7 @@ class RandomSource(Protocol):
 class SeededRandomSource:
     """A `RandomSource` whose results depend only on the seed and the earlier calls."""
 
-    ROWS = 32  # rows of noise to generate at once
+    ROWS = 32  # rows of noise to generate at once, fewer if they are long
 
     def __init__(self, seed: int) -> None:
         self._generator = np.random.default_rng(seed)
@@ -68,7 +68,8 @@ class SeededRandomSource:
         """
         rows = len(scores)
         if len(self._noise) < rows:
-            self._noise = gumbel_noise(self._generator, (max(rows, self.ROWS), scores.shape[1]))
+            ahead = max(rows, min(self.ROWS, block_rows(scores.shape[1])))
+            self._noise = gumbel_noise(self._generator, (ahead, scores.shape[1]))
         noise, self._noise = self._noise[:rows], self._noise[rows:]
         return (scores + noise).argmax(axis=-1)
 

@@ -4,11 +4,11 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from minimtp.decode.sampling.gumbel_noise import GumbelNoise
+from minimtp.decode.sampling.gumbel_noise import BLOCK_NUMBERS, GumbelNoise
 from minimtp.decode.sampling.params import GREEDY, SamplingParams, softmax
 from minimtp.decode.sampling.random_source import SeededRandomSource
 from minimtp.errors import UserError
@@ -291,21 +291,45 @@ def test_shared_noise_samples_from_p_independently_at_neighbouring_positions():
 
 @given(
     st.integers(0, 2**64 - 1),
+    st.sampled_from([3, BLOCK_NUMBERS // 20, BLOCK_NUMBERS + 1]),
     st.lists(st.tuples(st.integers(0, 500), st.integers(1, 130)), min_size=1, max_size=5),
 )
-def test_the_noise_at_a_position_does_not_depend_on_earlier_calls(seed, calls):
-    noise = GumbelNoise(seed, 3)
+@settings(max_examples=30)
+def test_the_noise_at_a_position_does_not_depend_on_earlier_calls(seed, vocabulary_size, calls):
+    noise = GumbelNoise(seed, vocabulary_size)
+    if vocabulary_size > 3:  # long rows: a few
+        calls = [(position % 90, 1 + count % 9) for position, count in calls]
     results = [noise.rows(position, count) for position, count in calls]
     for (position, count), result in zip(calls, results, strict=True):
-        assert result.shape == (count, 3)
-        fresh = [GumbelNoise(seed, 3).rows(position + offset, 1) for offset in (0, count - 1)]
+        assert result.shape == (count, vocabulary_size)
+        fresh = [
+            GumbelNoise(seed, vocabulary_size).rows(position + offset, 1)
+            for offset in (0, count - 1)
+        ]
         np.testing.assert_array_equal(result[[0, -1]], np.concatenate(fresh))
+
+
+def test_long_rows_of_noise_are_generated_once_and_one_by_one(monkeypatch):
+    """A window of 25 MB that is filled ahead, or again and again, takes longer than a pass."""
+    noise, generated = GumbelNoise(5, 49_152), []
+    generate = noise._generate
+
+    def watched(number, out):
+        generated.append(number)
+        return generate(number, out)
+
+    monkeypatch.setattr(noise, "_generate", watched)
+    for position in range(40):
+        noise.rows(position, 8)  # for drafts
+        noise.rows(position, 9)  # to verify them
+    assert generated == list(range(48))
 
 
 def test_noise_is_finite_if_the_generator_returns_0(monkeypatch):
     class Zeros:
-        def standard_exponential(self, shape):
-            return np.zeros(shape)
+        def standard_exponential(self, shape, out):
+            out[:] = 0
+            return out
 
     monkeypatch.setattr(np.random, "Generator", lambda bits: Zeros())
     assert np.isfinite(GumbelNoise(0, 3).rows(0, 2)).all()
