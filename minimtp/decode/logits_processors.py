@@ -49,15 +49,18 @@ class RepetitionPenalty:
         check_fields(self, penalty=PENALTY)
 
     def __call__(self, logits: Array, text: np.ndarray) -> Array:
-        xp, rows = array_module(logits), len(logits)
-        known = len(text) - rows + 1  # tokens that the first row has seen
-        occurred = np.zeros(logits.shape, bool)
-        occurred[:, text[:known]] = True
-        for row in range(1, rows):
-            occurred[row:, text[known + row - 1]] = True
+        known = len(text) - len(logits) + 1  # tokens that the first row has seen
+        result, seen = logits.copy(), array_module(logits).asarray(text[:known])
+        result[:, seen] = self._penalized(logits[:, seen])
+        for row, token in enumerate(text[known:].tolist(), 1):
+            result[row:, token] = self._penalized(logits[row:, token])
+        return result
+
+    def _penalized(self, logits: Array) -> Array:
         with np.errstate(over="ignore"):  # infinite: the rule that samples finds it
-            penalized = xp.where(logits > 0, logits / self.penalty, logits * self.penalty)
-        return xp.where(xp.asarray(occurred), penalized, logits)
+            return array_module(logits).where(
+                logits > 0, logits / self.penalty, logits * self.penalty
+            )
 
 
 class ProcessedRule:

@@ -2,11 +2,21 @@
 
 import argparse
 
-from minimtp.cli.bench import acceptance, decode, kernels, llama, passes, quality, rounds, train
+from minimtp.cli.bench import (
+    acceptance,
+    decode,
+    kernels,
+    llama,
+    passes,
+    quality,
+    rounds,
+    sampling,
+    train,
+)
 from minimtp.cli.parser import Commands, add_commands
 from minimtp.errors import UserError
 
-MEASUREMENTS = (train, quality, kernels, decode, rounds, acceptance, passes, llama)
+MEASUREMENTS = (train, quality, kernels, decode, rounds, acceptance, passes, sampling, llama)
 OPTIONS_OF_ALL = {
     "all": "--all",
     "all_preset": "--preset",
@@ -31,7 +41,8 @@ def add_parser(commands: Commands) -> None:
         "--all",
         action="store_true",
         default=argparse.SUPPRESS,
-        help="run compare and every measurement except rounds, acceptance, passes and llama",
+        help="run compare and every measurement except rounds, acceptance, passes, sampling "
+        "and llama",
     )
     add(
         "--preset",

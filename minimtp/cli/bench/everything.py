@@ -1,4 +1,5 @@
-"""`minimtp bench --all`: every measurement of a preset except rounds, passes and llama.
+"""`minimtp bench --all`: every measurement of a preset except rounds, acceptance, passes,
+sampling and llama.
 
     bench-kernels.json     speed of matrix products, NumPy and memory; needs compiled kernels
     bench-train.json       speed of training and of PyTorch
