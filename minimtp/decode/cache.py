@@ -65,10 +65,10 @@ class KeyValueCache:
         # Slicing takes as long as a small kernel, so each layer's view is made once.
         self._layers = [(self.keys[layer], self.values[layer]) for layer in range(layers)]
 
-    def clone(self) -> "KeyValueCache":
-        """Return an empty cache of the same size."""
+    def clone(self, dtype: str | None = None) -> "KeyValueCache":
+        """Return an empty cache of the same size, of the same numbers or of `dtype`."""
         layers, _, heads, head_dim = self.values.shape
-        xp, dtype = array_module(self.values), self.values.dtype
+        xp, dtype = array_module(self.values), dtype or self.values.dtype
         return KeyValueCache(layers, self.context_length, heads, head_dim, dtype, xp)
 
     def __len__(self) -> int:

@@ -211,10 +211,12 @@ class ModelRunner:
         room = room_for(positions, self.context_length, array_module(self.final_norm))
         return self.cache.nbytes // self.cache.context_length * room
 
-    def clone(self) -> "ModelRunner":
-        """Return a runner with the same weights and its own empty cache."""
+    def clone(self, kv_cache: str | None = None) -> "ModelRunner":
+        """Return a runner with the same weights and its own empty cache, of the same numbers or
+        those of `kv_cache`.
+        """
         other = copy(self)
-        other.cache = self.cache.clone()
+        other.cache = self.cache.clone(kv_cache)
         return other
 
     def embed(self, tokens: Array) -> Array:

@@ -72,10 +72,8 @@ def measure_passes(
     cached = list(cached) or [count for count in CACHED if count <= last] or [-(-last // 2)]
     machine.warn_if_busy(load_before, report)
     reading = read_seconds(runner.weight_bytes, rounds)
-    kinds = {
-        kind: runner if kind == "float32" else deploy(loaded.model, kv_cache=kind)[0]
-        for kind in kv_caches
-    }
+    # With copies of the weights, passes would evict each other's from the processor's caches.
+    kinds = {kind: runner.clone(kind) for kind in kv_caches}
     rows = []
     with tqdm(total=len(cached) * len(ROWS), desc="passes", disable=None) as bar:
         for count in cached:
