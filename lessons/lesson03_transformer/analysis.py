@@ -28,9 +28,7 @@ def bits_from_last(model: Transformer, windows: Array, seen: int) -> float:
     """
     xp, count = array_module(windows), windows.shape[1] - seen
     positions = xp.arange(count)[:, None] + xp.arange(seen + 1)  # (T + 1 - seen, seen + 1)
-    nats = [
-        to_numpy(evaluate_losses(model, window[positions])[0])[:, -1, 0] for window in windows
-    ]
+    nats = [to_numpy(evaluate_losses(model, window[positions])[0])[:, -1, 0] for window in windows]
     return float(np.concatenate(nats).mean()) / math.log(2)
 
 
