@@ -12,7 +12,7 @@ class Divide(Op):
         raise NotImplementedError("lesson 1: return a / b, and store what backward will need")
 
     def backward(self, gradient: Array) -> tuple[Array, Array]:
-        raise NotImplementedError("lesson 1: return the gradients of a and b")
+        raise NotImplementedError("lesson 1: return the gradients of a and b, a tuple")
 
 
 class SiLU(Op):

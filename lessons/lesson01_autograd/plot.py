@@ -22,16 +22,16 @@ def draw(
     """
     cost, accuracy, check = figure.subplots(1, 3)
     numbers, slow, fast = zip(*costs, strict=True)
-    cost.loglog(numbers, slow, "o-", color="#ca6f1e", label="finite differences")
+    cost.loglog(numbers, slow, "o-", color="#ca6f1e", label="central differences")
     cost.loglog(numbers, fast, "o-", color="#1e8449", label="backpropagation")
     cost.set(title="time for one gradient", xlabel="number of parameters", ylabel="seconds")
     cost.legend()
 
     rounding = [1e-16 / h for h in steps]
-    curvature = [h * h * errors[0] / steps[0] ** 2 for h in steps]
+    truncation = [h * h * errors[0] / steps[0] ** 2 for h in steps]
     accuracy.loglog(steps, errors, "o-", color="#ca6f1e")
     accuracy.loglog(steps, rounding, ":", color="grey", label="rounding, 1e-16 / h")
-    accuracy.loglog(steps, curvature, "--", color="grey", label="curvature, h²")
+    accuracy.loglog(steps, truncation, "--", color="grey", label="not a parabola, h²")
     accuracy.set_ylim(min(errors) / 10, max(errors) * 10)
     accuracy.legend(fontsize=8)
     accuracy.set(

@@ -69,14 +69,17 @@ def learn(
     sample: np.ndarray,
     optimizer: type = AdamW,
     seen: int = 8,
+    units: int | None = None,
 ) -> Trained:
     """Train a new model. Stop early if the loss is NaN or infinite.
 
     sample: held-out tokens (N, T + 1) for evaluation during training.
-    seen: the number of bytes that a prediction depends on.
+    seen: the number of bytes that a prediction depends on. units: the number of hidden units, by
+    default twice the recipe's hidden_size.
     """
     rng = np.random.default_rng(recipe.seed)
-    model = WindowModel(recipe.vocabulary_size, 32, 2 * recipe.hidden_size, seen, rng)
+    units = units or 2 * recipe.hidden_size
+    model = WindowModel(recipe.vocabulary_size, 32, units, seen, rng)
     map_parameters(model, lambda array: to_device(array, device))
     flat, result = FlatParameters(model), Trained(model)
     cores = min(available_cores(), recipe.batch_size) if device.name == "cpu" else 1

@@ -21,6 +21,17 @@ def bits_by_position(model: Transformer, windows: Array) -> np.ndarray:
     return np.concatenate(parts).mean(axis=0) / math.log(2)
 
 
+def bits_from_last(model: Transformer, windows: Array, seen: int) -> float:
+    """Return the mean loss in bits if each prediction depends only on the `seen` bytes before it.
+
+    windows: (W, T + 1) tokens. Tokens with fewer than `seen` bytes before them are not predicted.
+    """
+    xp, count = array_module(windows), windows.shape[1] - seen
+    positions = xp.arange(count)[:, None] + xp.arange(seen + 1)  # (T + 1 - seen, seen + 1)
+    nats = [to_numpy(evaluate_losses(model, window[positions])[0])[:, -1, 0] for window in windows]
+    return float(np.concatenate(nats).mean()) / math.log(2)
+
+
 def next_logits(model: Transformer, tokens: Array) -> Array:
     """tokens (1, T) -> the logits (V,) of the token after them."""
     return model.logits(model.hidden(tokens)[:, -1:]).data[0, 0]

@@ -8,22 +8,32 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+GREEN = "#1e8449"
+
 
 def draw(
-    figure: "Figure", windows: dict[int, float], bits: np.ndarray, maps: np.ndarray, text: str
+    figure: "Figure",
+    windows: dict[str, tuple[int, float]],
+    bits: np.ndarray,
+    last_eight: float,
+    maps: np.ndarray,
+    text: str,
 ) -> None:
     """Draw the three parts.
 
-    windows: the loss of the window models by window length. bits (T,): the transformer's loss by
-    position. maps (layers, heads, T, T): the attention weights for `text`.
+    windows: (window length, loss) of the window models. bits (T,): the transformer's loss by
+    position. last_eight: its loss from the last 8 bytes alone. maps (layers, heads, T, T): the
+    attention weights for `text`.
     """
     loss, previous, far = figure.subplots(1, 3)
-    for (seen, value), colour in zip(
-        windows.items(), ("#ca6f1e", "#a04000", "#6e2c00"), strict=False
-    ):
-        loss.hlines(value, seen, len(bits), color=colour, label=f"window of {seen}")
+    styles = ("#e59866", "-"), ("#ca6f1e", "-"), ("#6e2c00", "-"), ("#e59866", "--")
+    for (name, (seen, value)), (colour, style) in zip(windows.items(), styles, strict=False):
+        loss.hlines(value, seen, len(bits), color=colour, linestyle=style, label=name)
     smooth = [bits[max(0, i - 4) : i + 5].mean() for i in range(len(bits))]
-    loss.plot(range(1, len(bits) + 1), smooth, color="#1e8449", linewidth=2, label="transformer")
+    loss.plot(range(1, len(bits) + 1), smooth, color=GREEN, linewidth=2, label="transformer")
+    loss.hlines(
+        last_eight, 8, len(bits), color=GREEN, linestyle="--", label="transformer, last 8 bytes"
+    )
     loss.set(title="loss by context length", xlabel="bytes of context", ylabel="bits per byte")
     loss.legend(fontsize=8)
     loss.grid(alpha=0.3)

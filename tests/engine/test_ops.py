@@ -117,8 +117,11 @@ def test_a_wrong_backward_is_reported_with_operation_input_index_expected_and_re
 
 def test_division_divides_and_obeys_the_quotient_rule(own):
     make, inputs = SAMPLES["Divide"]
-    np.testing.assert_allclose(
-        own(ops.Divide)().forward(*inputs), inputs[0] / inputs[1], rtol=1e-15
+    division, expected = own(ops.Divide)(), inputs[0] / inputs[1]
+    np.testing.assert_allclose(division.forward(*inputs), expected, rtol=1e-15)
+    gradients = division.backward(np.ones(expected.shape))
+    assert isinstance(gradients, tuple) and len(gradients) == 2, (
+        "backward must return a tuple of two gradients, those of a and b"
     )
     check_gradients(lambda a, b: own(ops.Divide)().apply(a, b), inputs, name="Divide")
     check_gradients(

@@ -10,10 +10,14 @@ from lessons.lesson03_transformer.recipe import recipe
 from minimtp.backend import numpy as np
 from minimtp.kernels import plain
 from tests.lessons.helpers import text
-from tests.lessons.worked.reading import by_hand, row, second_evening
+from tests.lessons.worked.reading import by_hand, first_evening, row, second_evening
 
 SECTION = by_hand(3)
 WORDS = " ".join(SECTION.split())
+
+
+def test_the_first_evening_is_short():
+    assert len(first_evening(3)) <= 1_400
 
 
 def rows():
@@ -75,13 +79,14 @@ def test_rotated_by_their_positions_two_vectors_have_a_product_of_their_distance
         angle = np.array([[position * np.pi / 3]])
         return plain.rotate(vector.reshape(1, 1, 1, 2), np.cos(angle), np.sin(angle)).ravel()
 
+    section = second_evening(3)
+    words = " ".join(section.split())
     query = key = np.array([1.0, 0.0])
     for position in (0, 1, 2, 3):
-        shown = re.search(rf"^    position {position} +\(([^)]*)\)", SECTION, re.MULTILINE)[1]
+        shown = re.search(rf"^    position {position} +\(([^)]*)\)", section, re.MULTILINE)[1]
         assert vector(shown) == [abs(x) if x == 0 else x for x in at(key, position).round(2)]
     products = [at(query, m) @ at(key, n) for m, n in ((1, 0), (2, 1), (3, 2))]
-    assert products == pytest.approx([0.5] * 3) and f"{DEGREES} degrees per position" in WORDS
-    assert "positions 1 and 0, 2 and 1, or 3 and 2 is 0.5" in WORDS
-    assert (
-        at(query, 3) @ at(key, 0) == pytest.approx(-1) and "at positions 3 and 0, it is -1" in WORDS
-    )
+    assert products == pytest.approx([0.5] * 3) and f"{DEGREES} degrees per position" in words
+    assert "positions 1 and 0, 2 and 1, or 3 and 2 is 1/2" in words
+    assert at(query, 3) @ at(key, 0) == pytest.approx(-1)
+    assert "at positions 3 and 0, it is -1" in words
