@@ -43,10 +43,16 @@ def show(lesson: course.Lesson, found: Results) -> None:
     )
     kinds = tuple(float32["speedup"])
     show_table("speed-up", found, kinds, lambda c, kind: f"{c['speedup'][kind]:.2f} x")
+    drafting = [c for c in found if c.get("greedy_texts")]
+    show_table(
+        "speed-up by drafts alone",
+        drafting,
+        kinds,
+        lambda c, kind: f"{c['speedup_over_plain'][kind]:.2f} x",
+    )
     show_table(
         "tokens per second", found, kinds, lambda c, kind: f"{c['tokens_per_second'][kind]:,.0f}"
     )
-    drafting = [c for c in found if c.get("greedy_texts")]
     show_table(
         "tokens per forward pass",
         drafting,

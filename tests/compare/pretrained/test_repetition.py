@@ -11,16 +11,23 @@ def repetition(own):
     return own(measurement.repetition)
 
 
+def check(found, repeated, total, new):
+    """new: the new tokens, whose n-grams are `total`, and of which `repeated` occurred earlier."""
+    assert found == pytest.approx(repeated / total), (
+        f"of the {total} n-grams of the new tokens {new}, {repeated} occurred earlier among them: "
+        f"expected {repeated / total:.3f}, got {found:.3f}"
+    )
+
+
 def test_new_tokens_count_and_those_of_the_prompt_do_not(repetition):
     prompt = [1, 2, 3, 4, 1, 2, 3, 4]
-    assert repetition([prompt + [5, 6, 7, 8, 9]], [prompt]) == 0
-    assert repetition([prompt + [5, 6, 7, 8] * 2], [prompt]) == pytest.approx(1 / 5)
-    assert repetition([prompt + [1, 2, 3, 4]], [np.array(prompt)]) == 0
+    for new, repeated in (([5, 6, 7, 8, 9], 0), ([5, 6, 7, 8] * 2, 1), ([1, 2, 3, 4], 0)):
+        check(repetition([prompt + new], [np.array(prompt)]), repeated, len(new) - 3, new)
 
 
 def test_every_occurrence_but_the_first_is_a_repetition(repetition):
-    assert repetition([[0] + [7] * 9], [[0]]) == pytest.approx(5 / 6)
-    assert repetition([[0] + [5, 6, 7, 8] * 3], [[0]]) == pytest.approx(5 / 9)
+    for new, repeated in (([7] * 9, 5), ([5, 6, 7, 8] * 3, 5)):
+        check(repetition([[0, *new]], [[0]]), repeated, len(new) - 3, new)
 
 
 def test_four_tokens_must_repeat_in_their_order(repetition):

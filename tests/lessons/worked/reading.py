@@ -32,6 +32,16 @@ def prose(lesson):
     return " ".join(text(lesson).split())
 
 
+def first_evening(lesson):
+    """Return the words and the linked library files of a first evening, without its code, the run's
+    output and further reading.
+    """
+    evening = re.sub(r"^## Second evening$.*?(?=^## )", "", text(lesson), flags=re.M | re.S)
+    prose = re.sub(r"^```.*?^```", "", evening.partition("## Further")[0], flags=re.M | re.S)
+    words = [word for word in prose.split() if re.search(r"\w", word)]
+    return words, set(re.findall(r"\]\((\.\./\.\./minimtp/[^)]*)\)", prose))
+
+
 def output(lesson):
     """Return what the lesson's run printed, as its text shows it."""
     return re.search(r"^```text\n(.*?)^```", text(lesson), re.M | re.S)[1]

@@ -8,12 +8,26 @@ import pytest
 from minimtp.bench.interleaved import Speed
 from minimtp.decode.policy.estimates import survival
 from tests.lessons.helpers import text
-from tests.lessons.worked.reading import by_hand, output, printed_table, prose, row, second_evening
+from tests.lessons.worked.reading import (
+    by_hand,
+    first_evening,
+    output,
+    printed_table,
+    prose,
+    row,
+    second_evening,
+)
 
 MANY = 1e9  # repeats of the rounds: the guess of `survival` then counts for nothing
 TOKENS = 100  # of a run in the example
 QUALITY = f"{'':<24}bits per byte"  # the heading of the table
 MTP, BOTH, RTN, GPTQ = "MTP", "MTP + QAT int4", "MTP, int4 by rounding", "MTP, int4 by GPTQ"
+MAX_WORDS, MAX_FILES = 1_400, 4
+
+
+def test_the_first_evening_is_short():
+    words, files = first_evening(10)
+    assert len(words) <= MAX_WORDS and len(files) <= MAX_FILES
 
 
 def speed(rates):
@@ -148,7 +162,7 @@ STATEMENTS = {  # sentences of the text, and whether they hold for the run that 
     ),
     "Rounding to nearest loses more than QAT, as claimed": lambda: quality(RTN) < quality(BOTH),
     "GPTQ, without any training, is no worse than QAT": lambda: quality(GPTQ) >= quality(BOTH),
-    "With int4, they are less than half of the memory": lambda: all(
+    "With int4, the weights are less than half of the memory": lambda: all(
         numbers[2] < 0.5e6 * numbers[4]
         for name, numbers in printed_table(10, QUALITY).items()
         if "int4" in name

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from functools import partial
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
@@ -18,7 +19,7 @@ from minimtp.model.divergence import kl_divergence
 from minimtp.plan.memory import weight_bytes
 from minimtp.plan.sizes import ModelSize, Precision
 from minimtp.training.quantize import quantize
-from tests.lessons.worked.reading import second_evening
+from tests.lessons.worked.reading import first_evening, second_evening
 
 ROOT = Path(__file__).resolve().parents[3]
 TEXT = (ROOT / "lessons" / "lesson11_real_model" / "README.md").read_text(encoding="utf-8")
@@ -27,6 +28,12 @@ RESULT = json.loads((ROOT / "data" / "results" / "smollm2.json").read_text(encod
 MEASURED = {c["name"]: c for c in RESULT["configurations"]}
 ROUNDED = ("int4_rtn", "int4_gptq", "mtp_qat_int4")
 KINDS = ("code", "prose", "chat")
+MAX_WORDS, MAX_FILES = 1_400, 4
+
+
+def test_the_first_evening_is_short():
+    words, files = first_evening(11)
+    assert len(words) <= MAX_WORDS and len(files) <= MAX_FILES
 
 
 def assert_shown(*texts, section=BY_HAND):
@@ -64,6 +71,7 @@ def test_one_loss_in_three_units():
 
 
 def test_the_bytes_of_the_model_are_those_of_the_measured_files():
+    shown = partial(assert_shown, section=second_evening(11))
     sizes = RESULT["model"]
     model = ModelSize(
         hidden_size=sizes["hidden_size"],
@@ -76,7 +84,7 @@ def test_the_bytes_of_the_model_are_those_of_the_measured_files():
     )
     layers = model.num_hidden_layers * model.layer_weights
     norms = (2 * model.num_hidden_layers + 1) * model.hidden_size
-    assert_shown(
+    shown(
         f"{model.attention_weights:,} + {model.mlp_weights:,}  =  {model.layer_weights:,} weights",
         f"{model.table_weights:,} + {norms:,}  =  {model.parameters + norms:,}",
         f"{layers:,} · 4.5/8 + {model.table_weights:,} · 8.5/8",
@@ -85,22 +93,21 @@ def test_the_bytes_of_the_model_are_those_of_the_measured_files():
     assert 4 * (model.parameters + norms) == MEASURED["standard"]["weight_bytes"]
     size = weight_bytes(model, Precision(4.5, 8.5)) + 4 * norms
     assert size == MEASURED["int4_rtn"]["weight_bytes"]
-    assert_shown(f"{size:,.0f}")
+    shown(f"{size:,.0f}")
     size = weight_bytes(model, Precision(4.5, 6)) + 4 * norms
-    evening = second_evening(11)
-    assert_shown(f"{model.table_weights * 6 / 8:,.0f}", f"{size:,.0f}", section=evening)
+    shown(f"{model.table_weights * 6 / 8:,.0f}", f"{size:,.0f}")
     keys = model.num_key_value_heads * model.hidden_size // model.num_attention_heads
     joined = model.hidden_size * (model.hidden_size + 2 * keys)  # weights of q, k and v
     assert WEIGHTS == "q4_0,qkv=q5_0"
     more = model.num_hidden_layers * joined / 8
     size += more
     assert size == MEASURED["int4_gptq"]["weight_bytes"]
-    assert_shown(f"{joined:,}", f"{more:,.0f}", f"{size:,.0f}", section=evening)
-    assert_shown(f"{size:,.0f} bytes")
+    shown(f"{joined:,}", f"{more:,.0f}", f"{size:,.0f}")
+    shown(f"{size:,.0f} bytes")
     assert model.table_weights / (model.parameters + norms) == pytest.approx(1 / 5, abs=0.02)
     share = model.table_weights * 8.5 / 8 / MEASURED["int4_rtn"]["weight_bytes"]
     assert share == pytest.approx(1 / 3, abs=0.02)
-    assert_shown(
+    shown(
         f"`{8 * size / (model.parameters + norms):.2f}` bits",
         f"`{2 * (model.parameters + norms) / size:.2f}` times smaller",
     )
@@ -131,7 +138,10 @@ STATEMENTS = {  # sentences of the text, and whether they hold for the measured 
     "about a quarter of the most likely next tokens change": lambda: (
         0.2 < sum(changed_tokens()) / len(KINDS) < 0.3
     ),
-    "Conversations lose most, in per cent of the nats and in KL divergence": lambda: all(
+    "differs from `int4, GPTQ` in the method *and* in the format": lambda: (
+        MEASURED["int4_rtn"]["weight_bytes"] != MEASURED["int4_gptq"]["weight_bytes"]
+    ),
+    "**Conversations** lose most, in per cent of the nats and in KL divergence": lambda: all(
         most_for({kind: lost(name, kind) for kind in KINDS}, "chat")
         and most_for(MEASURED[name]["kl"], "chat")
         for name in ROUNDED

@@ -3,6 +3,7 @@ text says about the run that it shows.
 """
 
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,14 @@ from minimtp.plan.planning import make_plan
 from minimtp.plan.settings import Settings
 from minimtp.plan.sizes import Hardware, ModelSize, Precision, hardware, model
 from minimtp.plan.speculation import Acceptance, best_round
-from tests.lessons.worked.reading import by_hand, printed_table, prose, row, second_evening
+from tests.lessons.worked.reading import (
+    by_hand,
+    first_evening,
+    printed_table,
+    prose,
+    row,
+    second_evening,
+)
 
 ROOT = Path(__file__).resolve().parents[3]
 TEXT = (ROOT / "lessons" / "lesson12_worth_it" / "README.md").read_text(encoding="utf-8")
@@ -25,10 +33,18 @@ FLOAT32, INT4 = Precision(32, 32), Precision(4.5, 4.5)
 TOKENS = Acceptance((0.8,)).tokens
 
 
-def assert_shown(*texts):
+MAX_WORDS, MAX_FILES = 1_400, 4
+
+
+def test_the_first_evening_is_short():
+    words, files = first_evening(12)
+    assert len(words) <= MAX_WORDS and len(files) <= MAX_FILES
+
+
+def assert_shown(*texts, section=BY_HAND):
     """Line ends and runs of spaces do not matter."""
     for text in texts:
-        assert " ".join(text.split()) in " ".join(BY_HAND.split()), text
+        assert " ".join(text.split()) in " ".join(section.split()), text
 
 
 def roofline(precision, int4_gflops=120):
@@ -80,19 +96,20 @@ def test_drafts_pay_up_to_a_few_requests():
 
 
 def test_int4_and_drafts_spend_the_same_arithmetic():
+    shown = partial(assert_shown, section=second_evening(12))
     slow, fast = roofline(INT4), roofline(INT4, int4_gflops=360)
     reading, each, four = (
         milliseconds(fast, 1),
         milliseconds(fast, 100) / 100,
         milliseconds(fast, 4),
     )
-    assert_shown(f"Reading takes {100 * 4.5 / 8:.2f} MB / 30 GB/s = {reading:.3f} ms")
-    assert_shown(f"would be {slow.balanced_rows:.3f}", f"a row takes {each:.3f} ms")
-    assert_shown(f"R* is {fast.balanced_rows:.3f} rows", f"4 · {each:.3f} = {four:.3f} ms")
-    assert_shown(f"2.952 · 1.875 / 2.222 = {gain(fast, 1, 3)}")
+    shown(f"reading {100 * 4.5 / 8:.2f} MB / 30 GB/s = {reading:.3f} ms")
+    shown(f"so R* = {slow.balanced_rows:.3f} rows", f"{each:.3f} ms, so R*")
+    shown(f"R* = {fast.balanced_rows:.3f} rows", f"4 · {each:.3f} = {four:.3f} ms")
+    shown(f"2.952 · 1.875 / 2.222 = {gain(fast, 1, 3)}")
     start = milliseconds(roofline(FLOAT32), 1)
-    assert_shown(f"2.952 · 13.33 ms / 2.222 ms  =  {TOKENS(3) * start / four:.1f}")
-    assert_shown(f"2.952 · 13.33 / 1.875 = {TOKENS(3) * start / reading:.1f}")
+    shown(f"2.952 · 13.33 ms / 2.222 ms  =  {TOKENS(3) * start / four:.1f}")
+    shown(f"2.952 · 13.33 / 1.875 = {TOKENS(3) * start / reading:.1f}")
 
 
 def test_a_full_card_serves_most_without_drafts():
@@ -132,7 +149,7 @@ def test_drafting_takes_time_in_the_plan():
 def test_the_requests_are_as_long_as_the_text_says():
     s = Settings()
     lengths = f"{s.prompt_tokens} tokens of prompt and {s.new_tokens} new tokens each on average"
-    assert f"({lengths}, up to {s.max_batch} requests at a time)" in prose(12)
+    assert f"({lengths}, up to {s.max_batch} requests at a time.)" in prose(12)
 
 
 def test_the_matrix_is_as_large_as_the_text_says():
