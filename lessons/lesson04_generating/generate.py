@@ -13,7 +13,6 @@ from minimtp.model.transformer import Transformer
 
 Sampler = Callable[[Array], int]  # logits (1, V) of the next token -> the token
 Way = Callable[[], Iterator[int]]  # starts to generate a text
-REPEATS = 5  # of each measurement
 
 
 def settings() -> dict[str, SamplingParams]:
@@ -76,15 +75,15 @@ def generators(
 
 
 def measure(
-    ways: dict[str, Way], count: int
+    ways: dict[str, Way], count: int, turns: int
 ) -> tuple[dict[str, list[int]], dict[str, list[float]]]:
     """Return the first `count` tokens of each way, and the seconds for each token.
 
-    The ways take turns, and each generates its text several times. The fastest time of each token
+    The ways take turns: each generates its text `turns` times. The fastest time of each token
     counts, so compiling the kernels does not.
     """
     texts, seconds = {}, {name: [] for name in ways}
-    for name in [*ways] * REPEATS:
+    for name in [*ways] * turns:
         texts[name], times = timed(ways[name](), count)
         seconds[name].append(times)
     return texts, {name: np.min(runs, axis=0).tolist() for name, runs in seconds.items()}
