@@ -190,7 +190,7 @@ def short_message(error):
     lines = [line.rstrip()[:160] for line in str(error).splitlines() if line.strip()]
     if any(line.startswith("assert ") for line in lines[1:]):  # pytest explains it again
         lines = lines[: next(i for i, line in enumerate(lines) if line.startswith("assert "))]
-    if not isinstance(error, AssertionError):
+    if not isinstance(error, AssertionError) or not lines:
         lines = [f"{type(error).__name__}: {lines[0] if lines else ''}", *lines[1:]]
     lines = lines[:MESSAGE_LINES]
     notes = "\n".join(getattr(error, "__notes__", []))

@@ -12,6 +12,7 @@ from minimtp.engine.tensor import no_grad
 from minimtp.model.transformer import Transformer
 
 Sampler = Callable[[Array], int]  # logits (1, V) of the next token -> the token
+Way = Callable[[], Iterator[int]]  # starts to generate a text
 
 
 def settings() -> dict[str, SamplingParams]:
@@ -61,23 +62,31 @@ def with_cache(runner: ModelRunner, tokens: list[int], sample: Sampler) -> Itera
 
 def generators(
     model: Transformer, runner: ModelRunner, device: Device, tokens: list[int]
-) -> dict[str, Iterator[int]]:
-    """Return the three generators at temperature 0, by name.
-
-    Each has generated one token already, so that compiling the kernels is not timed.
-    """
+) -> dict[str, Way]:
+    """Return the three ways to continue a text at temperature 0, by name."""
     greedy = sampler(SamplingParams(temperature=0))
-    cached = ModelRunner(model, runner.context_length)
-    found = {
-        "whole sequence, training code": recompute_with_training_code(
+    return {
+        "whole sequence, training code": lambda: recompute_with_training_code(
             model, device, tokens, greedy
         ),
-        "whole sequence, decoding code": recompute(runner, tokens, greedy),
-        "last byte only, with a KV cache": with_cache(cached, tokens, greedy),
+        "whole sequence, decoding code": lambda: recompute(runner, tokens, greedy),
+        "last byte only, with a KV cache": lambda: with_cache(runner, tokens, greedy),
     }
-    for generator in found.values():
-        next(generator)
-    return found
+
+
+def measure(
+    ways: dict[str, Way], count: int, turns: int
+) -> tuple[dict[str, list[int]], dict[str, list[float]]]:
+    """Return the first `count` tokens of each way, and the seconds for each token.
+
+    The ways take turns: each generates its text `turns` times. The fastest time of each token
+    counts, so compiling the kernels does not.
+    """
+    texts, seconds = {}, {name: [] for name in ways}
+    for name in [*ways] * turns:
+        texts[name], times = timed(ways[name](), count)
+        seconds[name].append(times)
+    return texts, {name: np.min(runs, axis=0).tolist() for name, runs in seconds.items()}
 
 
 def timed(generator: Iterator[int], count: int) -> tuple[list[int], list[float]]:
@@ -88,3 +97,20 @@ def timed(generator: Iterator[int], count: int) -> tuple[list[int], list[float]]
         tokens.append(next(generator))
         seconds.append(perf_counter() - start)
     return tokens, seconds
+
+
+def logits_difference(
+    model: Transformer, runner: ModelRunner, device: Device, tokens: list[int]
+) -> float:
+    """Return the largest difference between the logits of the training code, which computes the
+    whole text at once, and those with the KV cache, which are computed one row at a time.
+    """
+    with no_grad():
+        hidden = model.hidden(to_device(np.array([tokens]), device))  # (1, T, D)
+        whole = to_numpy(model.logits(hidden).data[0])  # (T, V)
+    runner.truncate(0)
+    largest = 0.0
+    for token, row in zip(tokens, whole, strict=True):
+        cached = to_numpy(runner.forward(np.array([token])).logits[0])  # (V,)
+        largest = max(largest, float(np.abs(cached - row).max()))
+    return largest

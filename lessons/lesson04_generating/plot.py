@@ -16,13 +16,17 @@ COLOURS = ("#ca6f1e", "#d4ac0d", "#1e8449")
 SHOWN = 12  # bytes of a distribution
 
 
-def draw(figure: "Figure", seconds: dict[str, list[float]], run: LoadedRun, prompt: str) -> None:
-    """Draw the two parts. seconds: the time for each byte, by generator."""
+def draw(
+    figure: "Figure", seconds: dict[str, list[float]], first: int, run: LoadedRun, prompt: str
+) -> None:
+    """Draw the two parts. seconds: the time for each byte, by generator. first: bytes before the
+    first of these. prompt: the text before the distributions.
+    """
     cost, distribution = figure.subplots(1, 2)
     for (name, times), colour in zip(seconds.items(), COLOURS, strict=True):
         # The fastest of the neighbouring bytes: on a busy machine, many are slowed down.
         smooth = [1e3 * min(times[max(0, i - 12) : i + 13]) for i in range(len(times))]
-        cost.semilogy(smooth, color=colour, label=name)
+        cost.semilogy(range(first, first + len(smooth)), smooth, color=colour, label=name)
     cost.axvline(run.recipe.context_length, color="grey", linestyle=":")
     cost.set(title="time for one more byte", ylabel="milliseconds")
     cost.set_xlabel("bytes before it (dotted: the context length)")

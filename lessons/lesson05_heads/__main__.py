@@ -30,7 +30,7 @@ def main(lesson: course.Lesson) -> None:
         kind: load(lesson.trained(name=kind, heads=kind, tokens=recipe.tokens // 8), device.name)
         for kind in KINDS
     }
-    runs["8 times the bytes"] = load(lesson.trained(), device.name)
+    runs["token_conditioned, 8x"] = load(lesson.trained(), device.name)
     predicted = {"no heads": predictions_without_heads(trunk, on_device, depth)}
     predicted |= {name: predictions(run.model, on_device) for name, run in runs.items()}
     right = {name: correct(tokens, windows) for name, tokens in predicted.items()}
@@ -47,7 +47,7 @@ def main(lesson: course.Lesson) -> None:
     drafters = runs["parallel"], runs["token_conditioned"]  # trained on equally many bytes
     lesson.save_plot(draw, right, windows, *drafters, size=(13, 4.4))
     lesson.save_plot(draw_acceptance, predicted, size=(5, 3.8), name="acceptance.png")
-    before, now = in_a_row["no heads"], in_a_row["8 times the bytes"]
+    before, now = in_a_row["no heads"], in_a_row["token_conditioned, 8x"]
     lesson.result("correct predictions from one pass", ("no heads", before), ("heads", now))
 
 

@@ -8,7 +8,7 @@ def report(title: str, shares: dict[str, list[float | None]], last: dict[str, st
     print(f"\n{title}")
     distances = range(1, 1 + len(next(iter(shares.values()))))
     name = next(iter(last))
-    print(" " * 18 + "".join(f"{k:>6}" for k in distances) + f"{name:>12}")
+    print(" " * 22 + "".join(f"{k:>6}" for k in distances) + f"{name:>12}")
     for kind, row in shares.items():
         cells = "".join("     -" if share is None else f"{share:>6.0%}" for share in row)
-        print(f"{kind:<18}{cells}{last[kind]:>12}")
+        print(f"{kind:<22}{cells}{last[kind]:>12}")

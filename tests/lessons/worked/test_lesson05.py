@@ -55,7 +55,7 @@ def test_the_numbers_of_two_gates():
 
 def test_the_sum_of_products_of_the_last_row_is_its_number_in_a_row():
     """The text multiplies the rounded shares of the output."""
-    lines = [line for line in OUTPUT.splitlines() if line.startswith("8 times the bytes")]
+    lines = [line for line in OUTPUT.splitlines() if line.startswith("token_conditioned, 8x")]
     shares = [int(share) / 100 for share in re.findall(r"(\d+)%", lines[1])]
     in_a_row = float(lines[1].split()[-1])
     products = np.cumprod(shares)
@@ -71,7 +71,7 @@ def test_the_sum_of_products_of_the_last_row_is_its_number_in_a_row():
 
 def shares(kind):
     """Return the percentages of both tables by column, and the last column of each."""
-    first, second = (line for line in OUTPUT.splitlines() if line.startswith(kind))
+    first, second = (line for line in OUTPUT.splitlines() if line.startswith(f"{kind} "))
     return *([int(n) for n in re.findall(r"(\d+)%", line)] for line in (first, second)), (
         int(first.split()[-1].replace(",", "")),
         float(second.split()[-1]),
@@ -81,7 +81,7 @@ def shares(kind):
 def test_what_the_text_says_of_the_kinds_is_what_the_run_shows():
     prose = " ".join(PAGE.split())
     parallel, sequential, conditioned, longer, none = map(
-        shares, ("parallel", "sequential", "token_conditioned", "8 times the bytes", "no heads")
+        shares, ("parallel", "sequential", "token_conditioned", "token_conditioned, 8x", "no heads")
     )
     assert f"{sequential[2][1]:.2f} to {parallel[2][1]:.2f}" in prose
     assert sequential[2][1] > parallel[2][1]
