@@ -29,7 +29,7 @@ MORE_RULES = {
                  for tree in ("", TREE))),
     0: (PLAIN, "greedy", "greedy" + TREE),
 }  # fmt: skip
-BY_DEPTH = {1: "shared noise", 0: "greedy"}  # the rule that is measured with several draft depths
+BY_DEPTH = {1: "token rule", 0: "greedy"}  # the rule that is measured with several draft depths
 Name = TypeVar("Name", str, int)  # a rule, or a draft depth
 RuleMaker = Callable[[int, int], Rule]  # seed, position of the first new token -> rule of one text
 
@@ -155,8 +155,11 @@ def measure_depths(
     target: ModelRunner, drafter: Drafter, prompts: np.ndarray, temperature: float
 ) -> dict[int, Measured]:
     """Return the results by draft depth. Depth 0 is plain decoding."""
-    make = rule_maker(BY_DEPTH[temperature], temperature, target.vocabulary_size)
-    depths = {k: Variant(make, k) for k in DEPTHS if k <= drafter.max_depth}
+    plain, drafting = (
+        rule_maker(name, temperature, target.vocabulary_size)
+        for name in (PLAIN, BY_DEPTH[temperature])
+    )
+    depths = {k: Variant(drafting if k else plain, k) for k in DEPTHS if k <= drafter.max_depth}
     return measure(target, drafter, prompts, depths)
 
 

@@ -53,21 +53,33 @@ def show_quality(found: Results) -> None:
 
 
 def show_speeds(found: Results, title: str, suffix: str) -> None:
-    """Print the speeds at one temperature. suffix: the end of these results' names."""
+    """Print the speeds at one temperature: of MTP and MTP + QAT int4, also without drafts.
+
+    suffix: the end of these results' names.
+    """
     headings = f"{'ratio of speeds':>18}{'median of ratios':>19}"
-    print(f"\n{title:<24}{'speed':>17}{headings}{'tokens':>12}")
+    print(f"\n{title:<28}{'speed':>17}{headings}{'tokens':>12}")
     for c in found:
-        speed, speedup = c[f"tokens_per_second{suffix}"], c[f"speedup{suffix}"]
-        tokens = c[f"tokens_per_step{suffix}"]
-        ratio = ratio_of_speeds(c, found[0], suffix)
-        ratios = f"{ratio:>16.2f} x{speedup:>17.2f} x"
-        print(f"  {c['title']:<22}{speed:>8,.0f} tokens/s{ratios}{tokens:>8.2f} per pass")
+        if f"speedup_without_drafts{suffix}" in c:
+            names = ("tokens_per_second_without_drafts", "speedup_without_drafts")
+            plain = (c[f"{name}{suffix}"] for name in names)
+            show_speed(f"{c['title']}, no drafts", found[0], suffix, *plain, 1.0)
+        names = ("tokens_per_second", "speedup", "tokens_per_step")
+        show_speed(c["title"], found[0], suffix, *(c[f"{name}{suffix}"] for name in names))
     if not suffix:
         equal, texts, ties = (
             sum(c["greedy_texts"][name] for c in found) for name in ("equal", "texts", "ties")
         )
         different = f"; {ties} differ after a tie of the two best tokens" if ties else ""
         print(f"  {equal} of {texts} texts equal plain decoding{different}")
+
+
+def show_speed(
+    title: str, standard: Figures, suffix: str, speed: float, speedup: float, tokens: float
+) -> None:
+    ratio = speed / standard[f"tokens_per_second{suffix}"]
+    ratios = f"{ratio:>16.2f} x{speedup:>17.2f} x"
+    print(f"  {title:<26}{speed:>8,.0f} tokens/s{ratios}{tokens:>8.2f} per pass")
 
 
 def show_repetition(

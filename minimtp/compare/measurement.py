@@ -255,4 +255,5 @@ def _named(
     }
     if plain:
         results["tokens_per_second_without_drafts"] = plain.tokens_per_second
+        results["speedup_without_drafts"] = plain.speedup_over(standard)
     return {f"{name}{suffix}": value for name, value in results.items()}
