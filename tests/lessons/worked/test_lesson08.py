@@ -44,6 +44,7 @@ def test_a_master_weight_crosses_the_midpoint_and_a_weight_rounded_each_step_nev
 
 
 def test_only_norms_have_a_gradient_if_that_of_rounding_is_zero(monkeypatch):
+    monkeypatch.setattr("minimtp.kernels._choice", "plain")
     monkeypatch.setattr(FakeQuantize, "backward", lambda self, gradient: 0 * gradient)
     spec = QuantizationSpec(weights="int2-ggml-signed-g32", activations="none")  # of the lesson
     model = prepare_qat(build(), spec)
