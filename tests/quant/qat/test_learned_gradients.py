@@ -60,6 +60,16 @@ def total(values):
     return values.reshape(8, 32).sum(axis=1)
 
 
+def test_the_gradient_of_the_log_steps_has_one_number_per_group(own):
+    x, log_steps = np.ones((4, 64), np.float32), np.zeros(8, np.float32)
+    operation = own(FakeQuantizeLearned)(grid_named("q4_0"))
+    operation.forward(x, log_steps)
+    found = np.shape(operation.backward(np.ones_like(x))[1])
+    assert found == (8,), (
+        f"weights (4, 64) have 8 groups: expected a gradient of the shape (8,), got {found}"
+    )
+
+
 @each_grid
 @pytest.mark.parametrize("shift", [-0.7, -0.2, 0.0, 0.1])
 def test_learned_gradients_are_the_derivatives_of_the_lsq_surrogate(own, grid, shift):
@@ -216,7 +226,7 @@ def test_a_learned_bound_has_the_gradients_of_pact_for_both_signs(own, shift):
         "the gradient of the weights, with a bound, must be 0 for clipped weights only"
     )
     tolerance = 1e-5 * (1 + np.abs(sides)).min()
-    assert_close(t.grad, sides, tolerance, "the gradient of the log steps, with a bound")
+    assert_close(t.grad, sides, tolerance, "the gradient of the log steps, with `self.bound` set")
 
 
 def test_gradient_descent_on_log_steps_reduces_the_squared_error():
