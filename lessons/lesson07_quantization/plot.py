@@ -35,7 +35,7 @@ def draw(
     methods: dict[str, dict[int, Quantized]],
     before: float,
 ) -> None:
-    """Draw the five parts.
+    """Draw the five parts, a to e.
 
     errors: the result of `errors_in_scales`. methods: results by method and bits. before: the
     float32 loss.
@@ -52,7 +52,7 @@ def draw(
         places = [bits + (i - (len(methods) - 1) / 2) * 0.16 for bits in found]
         added = [result.bits_per_byte - before for result in found.values()]
         loss.bar(places, added, 0.15, color=colour, label=method)
-    loss.set(title="loss added by quantization", xlabel="bits per code", xticks=[2, 3, 4])
+    loss.set(title="e: loss added by quantization", xlabel="bits per code", xticks=[2, 3, 4])
     loss.set_ylabel("bits per byte above float32")
     loss.legend(fontsize=9)
     loss.grid(alpha=0.3, axis="y")
@@ -73,7 +73,7 @@ def draw_fields(axes: "Axes") -> None:
             start += bits
         axes.text(-0.4, 0.3 - row, name, ha="right", va="center", fontsize=11)
     axes.text(5, -1.7, "+ half a bit: one float16 scale for 32 codes", va="center", fontsize=10)
-    axes.set(title="the bits of one weight", xlim=(-4, 32.5), ylim=(-2.3, 1.1))
+    axes.set(title="a: the bits of one weight", xlim=(-4, 32.5), ylim=(-2.3, 1.1))
     axes.axis("off")
 
 
@@ -87,7 +87,7 @@ def draw_rules(axes: "Axes") -> None:
         axes.plot(EXAMPLE[0], np.full(EXAMPLE.size, -row), "o", color=BLUE, markersize=5)
         axes.text(0.02, -row + 0.36, f"{name}: {note}", transform=axes.get_yaxis_transform())
     axes.axvline(0, color="black", linewidth=0.5, zorder=0)
-    axes.set(title="three rules for the levels (3 bits)", xlabel="weight", yticks=[])
+    axes.set(title="b: three rules for the levels (3 bits)", xlabel="weight", yticks=[])
     axes.set(xlim=(-1.05, 1.05), ylim=(-2.5, 0.75))
 
 
@@ -108,7 +108,7 @@ def draw_grids(axes: "Axes", matrix: Array) -> None:
         axes.plot(group, np.linspace(row - 0.22, row + 0.22, 32), ".", color=BLUE, markersize=5)
         axes.text(0.02, row + 0.38, name, transform=axes.get_yaxis_transform(), fontsize=9)
     widest = 1.1 * max(abs(own), abs(shared)) * 2
-    axes.set(title="32 weights and the 2-bit levels", xlabel="weight", yticks=[])
+    axes.set(title="c: 32 weights and the 2-bit levels", xlabel="weight", yticks=[])
     axes.set(xlim=(-widest, widest), ylim=(-0.5, 1.6))
 
 
@@ -119,6 +119,6 @@ def draw_errors(axes: "Axes", weights: np.ndarray, errors: np.ndarray, clipped: 
         chosen = np.flatnonzero(part)[:SHOWN]
         axes.plot(weights[chosen], errors[chosen], ",", color=colour)
         axes.plot([], [], "s", color=colour, label=label)
-    axes.set(title="error of every weight on q4_0", xlabel="weight / scale", ylabel="error / scale")
-    axes.set_ylim(-1.1, 1.1)
+    axes.set(title="d: error of every weight on q4_0", ylim=(-1.1, 1.1))
+    axes.set(xlabel="weight / scale", ylabel="error / scale")
     axes.legend(fontsize=9)

@@ -3,7 +3,8 @@
 pytest --mine tests/quant/qat/test_fake_quantize.py tests/quant/qat/test_learned_gradients.py
 """
 
-from minimtp.backend import Array, array_module  # noqa: F401  (returns numpy or cupy)
+from minimtp.backend import Array, array_module  # noqa: F401  (array_module returns numpy or cupy)
+from minimtp.backend import numpy as np  # noqa: F401  (for your functions)
 from minimtp.engine.tensor import Op
 from minimtp.quant.grids import MASKS, Grid
 from minimtp.quant.grids.scales import group_total, per_weight  # noqa: F401  (per_weight spreads minima)

@@ -123,6 +123,12 @@ class FakeQuantizeLearned:
             LSQ, ("(gradient * slope)", "(gradient * slope) * 0 + (gradient * slope).sum()")
         ),
         "the gradient is left out": changed(LSQ, ("gradient * slope", "slope")),
+        "the rounded weights in place": """
+class FakeQuantizeLearned:
+    def log_step_gradient(self, gradient, value, inside):
+        value -= inside * (value if self.bound else self.weight)
+        return self.total_per_group(gradient * value)
+""",
     },
 )
 

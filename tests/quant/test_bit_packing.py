@@ -92,7 +92,10 @@ def test_packing_codes_of_any_width_loses_nothing_and_wastes_less_than_one_byte(
     codes = data.draw(arrays.arrays(np.uint8, shape, elements=st.integers(0, 2**bits - 1)))
     packed = own(pack_bits)(codes, bits)
     expected = *shape[:-1], packed_size(shape[-1], bits)
-    assert packed.shape == expected, f"expected the shape {expected}, got {packed.shape}"
+    assert packed.shape == expected, (
+        f"codes of the shape {shape} and {bits} bits: expected bytes of the shape {expected}, got "
+        f"{packed.shape}"
+    )
     assert packed.dtype == np.uint8, f"expected uint8, got {packed.dtype}"
     assert 0 <= 8 * packed.shape[-1] - bits * shape[-1] < 8
     unpacked = unpack_bits(packed, bits, shape[-1])

@@ -3,10 +3,14 @@
 import pytest
 
 from minimtp.backend import numpy as np
+from minimtp.model.loss import accumulate_gradients
 from minimtp.quant.grids import Q4_0, grid_named
 from minimtp.quant.qat.fake_quantize import FakeQuantize
 from minimtp.quant.qat.learned import FakeQuantizeLearned, encode_learned
+from minimtp.quant.qat.prepare import prepare_qat
+from minimtp.quant.qat.spec import QuantizationSpec
 from tests.lessons.worked.reading import by_hand, row, second_evening
+from tests.quant.qat.cases import build
 
 W, A, RATE = 0.8, 0.3, 0.1
 
@@ -37,6 +41,17 @@ def test_a_master_weight_crosses_the_midpoint_and_a_weight_rounded_each_step_nev
     labels = ("master weight", "its Q(w)", "gradient", "rounded each step")
     for label, numbers in zip(labels, zip(*columns, strict=True), strict=True):
         assert row(section, label) == pytest.approx(numbers)
+
+
+def test_only_norms_have_a_gradient_if_that_of_rounding_is_zero(monkeypatch):
+    monkeypatch.setattr("minimtp.kernels._choice", "plain")
+    monkeypatch.setattr(FakeQuantize, "backward", lambda self, gradient: 0 * gradient)
+    spec = QuantizationSpec(weights="int2-ggml-signed-g32", activations="none")  # of the lesson
+    model = prepare_qat(build(), spec)
+    accumulate_gradients(model, np.arange(10)[None], ())
+    learning = {name: p.grad is not None and p.grad.any() for name, p in model.named_parameters()}
+    assert learning == {name: "norm" in name for name in learning}
+    assert "(exercise 1)? Only the norms." in second_evening(8)
 
 
 def test_two_weights_and_the_derivative_for_their_scale():

@@ -40,7 +40,9 @@ def test_gptq_without_any_inputs_is_round_to_nearest(own, grid):
 def test_gptq_does_not_depend_on_how_many_groups_it_updates_at_once(own, grid):
     x, second_moment = normal_weights(16, 192), moment(192)
     results = [own(gptq)(grid, x, second_moment, groups_at_once=count) for count in (1, 2, 3, 100)]
-    assert all(same(results[0], result) for result in results[1:])
+    assert all(same(results[0], result) for result in results[1:]), (
+        "codes and scales must not depend on groups_at_once"
+    )
 
 
 @each_grid
@@ -58,7 +60,7 @@ def test_gptq_keeps_scales_that_were_chosen_beforehand(own, grid, largest_first)
     scales = grid.encode(np.float32(0.8) * x)[1]
     beforehand = grid.nearest(x, scales), scales
     found = own(gptq)(grid, x, second_moment, beforehand=beforehand, largest_first=largest_first)
-    assert same((found[0], scales), found)
+    assert same((found[0], scales), found), "the scales chosen beforehand must not change"
     assert_follows_gptq(
         grid, x, second_moment, found, beforehand=beforehand, largest_first=largest_first
     )
@@ -69,8 +71,9 @@ def test_gptq_rounds_the_rows_of_a_matrix_independently(own):
     whole = own(gptq)(Q4_0, x, second_moment)
     for row in range(6):
         codes, scales = own(gptq)(Q4_0, x[row : row + 1], second_moment)
-        assert np.array_equal(codes, whole[0][row : row + 1]) and np.array_equal(
-            scales, whole[1][row : row + 1]
+        alone_and_together = (codes, whole[0][row : row + 1]), (scales, whole[1][row : row + 1])
+        assert all(np.array_equal(*pair) for pair in alone_and_together), (
+            f"row {row} is rounded differently without the other rows"
         )
 
 
@@ -82,7 +85,7 @@ def test_gptq_does_not_depend_on_the_unit_of_the_inputs(own, exponent):
     x, second_moment = normal_weights(8, 64), moment(64)
     assert same(
         own(gptq)(Q4_0, x, second_moment * 2.0**exponent), own(gptq)(Q4_0, x, second_moment)
-    )
+    ), f"second moments that are 2**{exponent} times as large give another result"
 
 
 def test_gptq_treats_an_input_that_is_always_zero_as_uncorrelated_with_unit_size(own):
@@ -90,7 +93,9 @@ def test_gptq_treats_an_input_that_is_always_zero_as_uncorrelated_with_unit_size
     second_moment[[3, 40]] = second_moment[:, [3, 40]] = 0
     alive = second_moment.copy()
     alive[[3, 40], [3, 40]] = 1
-    assert same(own(gptq)(Q4_0, x, second_moment), own(gptq)(Q4_0, x, alive))
+    assert same(own(gptq)(Q4_0, x, second_moment), own(gptq)(Q4_0, x, alive)), (
+        "inputs 3 and 40 are always 0: expected the same result as with H_jj = 1 for them"
+    )
     assert np.array_equal(_inverse_factor(second_moment, "down"), _inverse_factor(alive, "down"))
 
 
@@ -163,12 +168,16 @@ def test_a_column_whose_input_is_always_zero_is_rounded_independently_of_other_c
 def test_gptq_with_fewer_inputs_than_columns_is_finite_and_better_than_round_to_nearest(own, rank):
     x, second_moment = normal_weights(16, 96), moment(96, rows=rank)
     codes, scales = own(gptq)(Q4_0, x, second_moment)
-    assert np.isfinite(scales).all() and codes.min() >= -8 and codes.max() <= 7
+    assert np.isfinite(scales).all(), "a scale is not finite"
+    assert codes.min() >= -8 and codes.max() <= 7, f"codes from {codes.min()} to {codes.max()}"
     found, nearest = (
         output_error(Q4_0.decode(*pair) - x, second_moment)
         for pair in ((codes, scales), Q4_0.encode(x))
     )
-    assert found < 0.2 * nearest
+    assert found < 0.2 * nearest, (
+        f"the error of the outputs is {found / nearest:.2f} times that of round to nearest: "
+        "expected less than 0.2"
+    )
 
 
 def test_gptq_beats_searched_scales_and_searched_scales_beat_round_to_nearest():

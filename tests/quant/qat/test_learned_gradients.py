@@ -15,18 +15,20 @@ from tests.strategies import weight_matrices
 # Surrogates are linear in each argument, so a difference has only rounding errors, about 1e-16 / H.
 H = 1e-4
 
+CHANGED = "the rounded weights are wrong: does the backward pass change `value` in place?"
+
 
 def slope(function, at, direction):
     """Return the derivative of `function` at `at` in `direction`, by central differences."""
     return (function(at + H * direction) - function(at - H * direction)) / (2 * H)
 
 
-def assert_close(found, expected, tolerance, name):
+def assert_close(found, expected, tolerance, what):
     """Compare arrays, and name the first place with the largest difference."""
     difference = np.abs(found - expected)
     at = tuple(int(i) for i in np.unravel_index(difference.argmax(), difference.shape))
     assert difference[at] <= tolerance, (
-        f"the gradient of the {name} at {at}: expected {expected[at]:.6g}, got {found[at]:.6g}"
+        f"{what} at {at}: expected {expected[at]:.6g}, got {found[at]:.6g}"
     )
 
 
@@ -58,6 +60,16 @@ def total(values):
     return values.reshape(8, 32).sum(axis=1)
 
 
+def test_the_gradient_of_the_log_steps_has_one_number_per_group(own):
+    x, log_steps = np.ones((4, 64), np.float32), np.zeros(8, np.float32)
+    operation = own(FakeQuantizeLearned)(grid_named("q4_0"))
+    operation.forward(x, log_steps)
+    found = np.shape(operation.backward(np.ones_like(x))[1])
+    assert found == (8,), (
+        f"weights (4, 64) have 8 groups: expected a gradient of the shape (8,), got {found}"
+    )
+
+
 @each_grid
 @pytest.mark.parametrize("shift", [-0.7, -0.2, 0.0, 0.1])
 def test_learned_gradients_are_the_derivatives_of_the_lsq_surrogate(own, grid, shift):
@@ -79,12 +91,15 @@ def test_learned_gradients_are_the_derivatives_of_the_lsq_surrogate(own, grid, s
         now = step * np.exp(spread(log_step - t))
         return np.where(inside, w + now * error, now * numbers)
 
-    assert np.allclose(output.data, surrogate(x, t), rtol=1e-12, atol=1e-12)
+    assert np.allclose(output.data, surrogate(x, t), rtol=1e-12, atol=1e-12), CHANGED
     expected = slope(lambda w: surrogate(w, t), x, np.ones_like(x)) * gradient
-    assert_close(weight.grad, expected, 1e-8, "weights")
-    assert np.array_equal(weight.grad != 0, inside)
+    assert_close(weight.grad, expected, 1e-8, "the gradient of the weights")
+    assert np.array_equal(weight.grad != 0, inside), (
+        "the gradient of a weight must be 0 if the weight is clipped, and only then"
+    )
     expected = total(slope(lambda log_step: surrogate(x, log_step), t, np.ones_like(t)) * gradient)
-    assert_close(log_steps.grad, expected, 1e-7 * max(1.0, np.abs(expected).max()), "log steps")
+    tolerance = 1e-7 * max(1.0, np.abs(expected).max())
+    assert_close(log_steps.grad, expected, tolerance, "the gradient of the log steps")
 
 
 @pytest.mark.parametrize("shift", [-0.7, -0.2, 0.1])
@@ -105,7 +120,7 @@ def test_learned_offset_gradients_are_the_derivatives_of_the_lsq_plus_surrogate(
     step, minimum = spread(stored_step), spread(stored_minimum)
     levels = (x - minimum) / step
     codes = np.clip(np.rint(levels), 0, 15)
-    assert np.allclose(output.data, minimum + step * codes, atol=1e-5)
+    assert np.allclose(output.data, minimum + step * codes, atol=1e-5), CHANGED
     inside = (levels >= 0) & (levels <= 15)
 
     def surrogate(w, log_step, moved):
@@ -122,8 +137,8 @@ def test_learned_offset_gradients_are_the_derivatives_of_the_lsq_plus_surrogate(
 
         expected = slope(of_one, at[position], np.ones_like(at[position])) * gradient
         expected = expected if position == 0 else total(expected)
-        assert_close(each, expected, 1e-6, f"{name}, with offsets")
-        assert each.any()
+        assert_close(each, expected, 1e-6, f"the gradient of the {name}, with offsets")
+        assert each.any(), f"the gradient of the {name}, with offsets, is 0 everywhere"
 
 
 def test_counter_example_the_derivative_of_the_staircase_differs_from_lsq(own):
@@ -134,7 +149,11 @@ def test_counter_example_the_derivative_of_the_staircase_differs_from_lsq(own):
     staircase = slope(lambda s: s * np.clip(np.rint(w / s), -8, 7), np.ones((1, 1)), 1.0)
     log_step = Parameter(np.zeros(1))
     own(FakeQuantizeLearned)(grid).apply(Tensor(w), log_step).backward(np.array([[1.0, 0.0]]))
-    assert staircase[0, 0] == pytest.approx(2.0) and log_step.grad[0] == pytest.approx(-0.3)
+    assert staircase[0, 0] == pytest.approx(2.0)
+    assert log_step.grad[0] == pytest.approx(-0.3), (
+        f"w = 2.3 with scale 1 and code 2: expected dq/dt = 2 - 2.3 = -0.3, got "
+        f"{log_step.grad[0]:.6g} (the step function's derivative is 2)"
+    )
 
 
 @given(x=weight_matrices(max_magnitude=100.0))
@@ -147,7 +166,10 @@ def test_a_squared_error_never_enlarges_a_step_if_no_weight_is_clipped(own, x):
     log_steps = Parameter(np.zeros(step_count(grid, x), np.float32))
     output = own(FakeQuantizeLearned)(grid).apply(Tensor(x), log_steps)
     output.backward(2 * (output.data - x))
-    assert (log_steps.grad >= 0).all()
+    assert (log_steps.grad >= 0).all(), (
+        "the loss is the squared error and no weight is clipped, so no log step may have a "
+        f"negative gradient: got {log_steps.grad.min():.6g}"
+    )
 
 
 @given(
@@ -199,9 +221,12 @@ def test_a_learned_bound_has_the_gradients_of_pact_for_both_signs(own, shift):
         result.backward(sign * gradient.reshape(8, 32).astype(np.float64))
         values, weights = values + sign * result.data, weights + sign * side.grad
         sides += (bound.grad * bounds).reshape(-1)
-    assert np.allclose(output.data.reshape(8, 32), values, atol=1e-5)
-    assert np.allclose(weight.grad.reshape(8, 32), weights) and not weights.all()
-    assert_close(t.grad, sides, 1e-5 * (1 + np.abs(sides)).min(), "log steps, with a bound")
+    assert np.allclose(output.data.reshape(8, 32), values, atol=1e-5), CHANGED
+    assert np.allclose(weight.grad.reshape(8, 32), weights) and not weights.all(), (
+        "the gradient of the weights, with a bound, must be 0 for clipped weights only"
+    )
+    tolerance = 1e-5 * (1 + np.abs(sides)).min()
+    assert_close(t.grad, sides, tolerance, "the gradient of the log steps, with `self.bound` set")
 
 
 def test_gradient_descent_on_log_steps_reduces_the_squared_error():
