@@ -20,6 +20,7 @@ from tests.lessons.helpers import (
     script,
     text,
 )
+from tests.lessons.worked.reading import first_evening
 
 
 def test_the_overview_installs_what_runs_plots_and_exercises_need():
@@ -30,6 +31,15 @@ def test_the_overview_installs_what_runs_plots_and_exercises_need():
     tests = {"pytest", "pytest-xdist", "hypothesis"}
     interop = {"gguf", "tokenizers", "jinja2"}  # of lesson 11
     assert needed == {"numba", "matplotlib"} | tests | interop
+
+
+MAX_WORDS, MAX_FILES = 1_500, 4  # of a first evening
+
+
+@every_lesson
+def test_a_first_evening_is_short(number):
+    words, files = first_evening(number)
+    assert len(words) <= MAX_WORDS and len(files) <= MAX_FILES
 
 
 SECTIONS = [

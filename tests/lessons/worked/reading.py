@@ -16,13 +16,6 @@ def second_evening(lesson):
     return _section(lesson, "Second evening")
 
 
-def first_evening(lesson):
-    """Return the words of the first evening, without its code and the run's output."""
-    evening = re.sub(r"^## Second evening$.*?(?=^## )", "", text(lesson), flags=re.M | re.S)
-    prose = re.sub(r"^```.*?^```", "", evening.partition("## Further")[0], flags=re.M | re.S)
-    return [word for word in prose.split() if re.search(r"\w", word)]
-
-
 def _section(lesson, name):
     return re.search(rf"^## {name}$(.*?)(?=^## )", text(lesson), re.M | re.S)[1]
 

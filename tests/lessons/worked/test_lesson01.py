@@ -10,13 +10,9 @@ from lessons.lesson01_autograd.diagram import NAMES, numbers
 from minimtp.backend import numpy as np
 from minimtp.engine.broadcasting import undo_broadcasting
 from tests.lessons.helpers import text
-from tests.lessons.worked.reading import first_evening, second_evening
+from tests.lessons.worked.reading import second_evening
 
 IDEA = re.search(r"^## The idea$(.*?)^## ", text(1), re.MULTILINE | re.DOTALL)[1]
-
-
-def test_the_first_evening_is_short():
-    assert len(first_evening(1)) <= 1_400
 
 
 def loss(a, b):

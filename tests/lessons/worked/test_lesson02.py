@@ -18,17 +18,6 @@ SECOND_EVENING = " ".join(second_evening(2).split())
 LOGITS = np.array([[3.0, 1.0, 0.0, 0.0]])
 
 
-MAX_WORDS, MAX_FILES = 1_300, 4  # of the first evening, without its code and the run's output
-
-
-def test_the_first_evening_is_short():
-    evening = re.sub(r"^## Second evening$.*?(?=^## )", "", text(2), flags=re.M | re.S)
-    prose = re.sub(r"^```.*?^```", "", evening.partition("## Further")[0], flags=re.M | re.S)
-    words = [word for word in prose.split() if re.search(r"\w", word)]
-    assert len(words) <= MAX_WORDS
-    assert len(set(re.findall(r"\]\((\.\./\.\./minimtp/[^)]*)\)", prose))) <= MAX_FILES
-
-
 def row(name):
     """Return the numbers of a row of the table."""
     (cells,) = re.findall(rf"^\| {re.escape(name)}[^|]*\|(.*)\|$", SECTION, re.MULTILINE)

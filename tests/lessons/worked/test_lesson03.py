@@ -10,14 +10,10 @@ from lessons.lesson03_transformer.recipe import recipe
 from minimtp.backend import numpy as np
 from minimtp.kernels import plain
 from tests.lessons.helpers import text
-from tests.lessons.worked.reading import by_hand, first_evening, row, second_evening
+from tests.lessons.worked.reading import by_hand, row, second_evening
 
 SECTION = by_hand(3)
 WORDS = " ".join(SECTION.split())
-
-
-def test_the_first_evening_is_short():
-    assert len(first_evening(3)) <= 1_400
 
 
 def rows():

@@ -8,26 +8,12 @@ import pytest
 from minimtp.bench.interleaved import Speed
 from minimtp.decode.policy.estimates import survival
 from tests.lessons.helpers import text
-from tests.lessons.worked.reading import (
-    by_hand,
-    first_evening,
-    output,
-    printed_table,
-    prose,
-    row,
-    second_evening,
-)
+from tests.lessons.worked.reading import by_hand, output, printed_table, prose, row, second_evening
 
 MANY = 1e9  # repeats of the rounds: the guess of `survival` then counts for nothing
 TOKENS = 100  # of a run in the example
 QUALITY = f"{'':<24}bits per byte"  # the heading of the table
 MTP, BOTH, RTN, GPTQ = "MTP", "MTP + QAT int4", "MTP, int4 by rounding", "MTP, int4 by GPTQ"
-MAX_WORDS, MAX_FILES = 1_400, 4
-
-
-def test_the_first_evening_is_short():
-    words, files = first_evening(10)
-    assert len(words) <= MAX_WORDS and len(files) <= MAX_FILES
 
 
 def speed(rates):

@@ -19,7 +19,7 @@ from minimtp.model.divergence import kl_divergence
 from minimtp.plan.memory import weight_bytes
 from minimtp.plan.sizes import ModelSize, Precision
 from minimtp.training.quantize import quantize
-from tests.lessons.worked.reading import first_evening, second_evening
+from tests.lessons.worked.reading import second_evening
 
 ROOT = Path(__file__).resolve().parents[3]
 TEXT = (ROOT / "lessons" / "lesson11_real_model" / "README.md").read_text(encoding="utf-8")
@@ -28,12 +28,6 @@ RESULT = json.loads((ROOT / "data" / "results" / "smollm2.json").read_text(encod
 MEASURED = {c["name"]: c for c in RESULT["configurations"]}
 ROUNDED = ("int4_rtn", "int4_gptq", "mtp_qat_int4")
 KINDS = ("code", "prose", "chat")
-MAX_WORDS, MAX_FILES = 1_400, 4
-
-
-def test_the_first_evening_is_short():
-    words, files = first_evening(11)
-    assert len(words) <= MAX_WORDS and len(files) <= MAX_FILES
 
 
 def assert_shown(*texts, section=BY_HAND):

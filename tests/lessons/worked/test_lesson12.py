@@ -17,28 +17,13 @@ from minimtp.plan.planning import make_plan
 from minimtp.plan.settings import Settings
 from minimtp.plan.sizes import Hardware, ModelSize, Precision, hardware, model
 from minimtp.plan.speculation import Acceptance, best_round
-from tests.lessons.worked.reading import (
-    by_hand,
-    first_evening,
-    printed_table,
-    prose,
-    row,
-    second_evening,
-)
+from tests.lessons.worked.reading import by_hand, printed_table, prose, row, second_evening
 
 ROOT = Path(__file__).resolve().parents[3]
 TEXT = (ROOT / "lessons" / "lesson12_worth_it" / "README.md").read_text(encoding="utf-8")
 BY_HAND = re.search(r"^## By hand$(.*?)^## ", TEXT, re.MULTILINE | re.DOTALL)[1]
 FLOAT32, INT4 = Precision(32, 32), Precision(4.5, 4.5)
 TOKENS = Acceptance((0.8,)).tokens
-
-
-MAX_WORDS, MAX_FILES = 1_400, 4
-
-
-def test_the_first_evening_is_short():
-    words, files = first_evening(12)
-    assert len(words) <= MAX_WORDS and len(files) <= MAX_FILES
 
 
 def assert_shown(*texts, section=BY_HAND):
