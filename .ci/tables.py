@@ -18,6 +18,7 @@ from pathlib import Path
 
 from minimtp.bench.decode import acceptance, passes, tokens_per_round
 from minimtp.bench.decode import report as decoding
+from minimtp.bench.decode import sampling
 from minimtp.bench.kernels import report as kernels
 from minimtp.bench.quality import report as quality
 from minimtp.bench.table_text import aligned
@@ -48,6 +49,7 @@ DATES = {  # when the files were measured; 2026-11-27 unless listed
     "quality-quick": "2026-11-23",
     "smollm2": "2026-11-29",
     "bench-passes": "2026-11-29",
+    "bench-sampling": "2026-11-30",
     "acceptance-smollm2": "2026-11-29",
 }
 # By the name of the file; * marks results of an earlier version, whose kernels were slower or whose
@@ -66,6 +68,7 @@ TRAINING_ELSEWHERE = {  # by the name of the file: what to add to the name of th
     "bench-train-laptop-one-thread": "",
     "bench-train-plain": ", plain array code",
     "bench-train-intel": ", Intel Emerald Rapids",
+    "bench-train-amx": ", Intel Xeon with AMX",
     "bench-train-zen3": ", AMD Zen 3",
     "bench-train-laptop-zen3": ", AMD Zen 3",
 }
@@ -248,6 +251,7 @@ BLOCKS: dict[str, Callable[[Result], str]] = {  # by the name of the file
     "smollm2": pretrained,
     "bench-passes": partial(passes.table, markdown=True),
     "bench-passes-zen3": partial(passes.table, markdown=True),
+    "bench-sampling": partial(sampling.table, markdown=True),
     "acceptance-smollm2": partial(acceptance.table, markdown=True),
 }
 SUMMARIES: dict[str, Callable[[], str]] = {
