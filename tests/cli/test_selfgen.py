@@ -69,6 +69,14 @@ def test_the_folder_is_no_text_for_a_corpus_around_it(own):
     assert corpus.files == 1 and "part of a run or model" in corpus.describe()
 
 
+def test_an_encoding_beside_tokens_or_a_named_text_has_a_note_that_it_has_no_effect(own):
+    for source in ("own", "stdlib"):
+        described = open_corpus([source], minimtp.load("run").tokenizer, "latin-1").describe()
+        assert "no effect of encoding" in described
+        without = open_corpus([source], minimtp.load("run").tokenizer)
+        assert "no effect" not in without.describe() and described.startswith(without.describe())
+
+
 def test_tokens_of_another_tokenizer_and_mixed_sources_are_refused(capsys, own):
     with pytest.raises(UserError, match="own holds tokens of another tokenizer"):
         open_corpus([own], ChatBytes())
@@ -89,7 +97,7 @@ def test_a_damaged_part_stops_training_with_its_name_and_selfgen_repairs_it(caps
     train = ["train", "--from", "run", "--corpus", "own", *HEADS, "--out", "new"]
     sentence = refused(capsys, *train)
     assert "own/part-00000.json is damaged" in sentence
-    assert "repeat the minimtp selfgen command" in sentence
+    assert "repeat the command that wrote this folder" in sentence
     assert main(["selfgen", "run", *CODE, "--out", "own"]) == 0
     assert "part-00000.json is damaged" in capsys.readouterr().err
     assert path.read_bytes() == content

@@ -261,7 +261,8 @@ def open_corpus(
     sources, encoding = list(sources) or ["stdlib"], checked_encoding(encoding)
     if len(sources) == 1 and sources[0] in texts.NAMED_SOURCES:
         name = str(sources[0])
-        return Corpus(name, texts.NAMED_SOURCES[name](), tokenizer, [name])
+        unused = [f"no effect of encoding {encoding}: {name} is in UTF-8"] if encoding else []
+        return Corpus(name, texts.NAMED_SOURCES[name](), tokenizer, [name], notes=unused)
     named = [str(source) for source in sources if source in texts.NAMED_SOURCES]
     if named:
         raise UserError(
@@ -275,7 +276,10 @@ def open_corpus(
                 f"{shown_path(generated[0])} holds tokens that a model generated, which cannot be "
                 "combined with other text: give it alone"
             )
-        return _self_generated(Path(generated[0]), tokenizer or ByteTokenizer())
+        corpus = _self_generated(Path(generated[0]), tokenizer or ByteTokenizer())
+        if encoding:
+            corpus.notes.append(f"no effect of encoding {encoding}: the folder holds tokens")
+        return corpus
     found = files_and_folders(sources, encoding, out=out, option=option)
     notes = []
     if encoding:

@@ -30,7 +30,10 @@ VERSION = 2  # 1: the texts were written with a float32 KV cache
 FILE_NAME = "self-generated.json"
 SETTING = FileKind("the setting of self-generated text", begins=b'{"self_generated_text":')
 PART = FileKind("a part of self-generated text", begins=b'{"part_of_self_generated_text":')
-REWRITE = "repeat the minimtp selfgen command of this folder, which writes it again"
+REWRITE = (
+    "repeat the command that wrote this folder, minimtp selfgen or train --self-generated, which "
+    "writes it again"
+)
 OTHER = "choose another --out"
 PART_NAME = re.compile(r"part-([0-9]{5}|[1-9][0-9]{5,8})\.json")  # as `part_path` makes it
 OWN = ".minimtp-"  # begins the names of the lock and of temporary files
@@ -205,7 +208,7 @@ def read_texts(folder: Path, tokenizer: Tokenizer) -> SelfGenerated:
         number += 1
     if not parts:
         raise UserError(
-            f"{shown_path(folder)} holds no text yet: repeat its minimtp selfgen command"
+            f"{shown_path(folder)} holds no text yet: repeat the command that writes it"
         )
     return SelfGenerated(parts)
 
