@@ -54,6 +54,7 @@ def describe() -> Iterator[tuple[str, str]]:
     yield "threads", f"{available_cores()}, one per core; they share each training batch"
     yield "decoding", _decoding_threads()
     yield "NumPy's threads", _blas_threads()
+    yield "bfloat16", _bfloat16(device.name)
     yield "default text", _default_text()
     for extra, (purpose, packages) in EXTRAS.items():
         yield f"extra {extra}", f"{purpose}: {_packages(extra, packages)}"
@@ -80,6 +81,16 @@ def _blas_threads() -> str:
     if setting:
         return f"{setting} per matrix product: {variable} is set"
     return "unlimited: NumPy was imported before minimtp"
+
+
+def _bfloat16(device: str) -> str:
+    from minimtp import kernels
+
+    if device != "cpu":
+        return "faster than float32 in training on GPUs of compute capability 8.0 and later"
+    if instructions := kernels.bfloat16_instructions():
+        return f"faster than float32 in training, with {instructions} (train --precision bfloat16)"
+    return "no faster than float32 in training here"
 
 
 def _default_text() -> str:

@@ -18,6 +18,7 @@ def test_doctor_reports_every_topic(capsys):
         "device",
         "kernels",
         "threads",
+        "bfloat16",
         "default text",
         "extra fast",
     ):
@@ -46,6 +47,17 @@ def test_the_variable_that_sets_the_threads_of_numpy_is_named(capsys, monkeypatc
         monkeypatch.setenv(variable, setting)
     assert main(["doctor"]) == 0
     assert re.search(rf"^NumPy's threads +{said}", capsys.readouterr().out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", ["AMX", "AVX-512 BF16", None])
+def test_doctor_names_the_instructions_for_bfloat16(capsys, monkeypatch, name):
+    monkeypatch.setattr(kernels, "bfloat16_instructions", lambda: name)
+    assert main(["doctor"]) == 0
+    (line,) = re.findall(r"^bfloat16 +(.*)$", capsys.readouterr().out, re.MULTILINE)
+    if name is None:
+        assert line.startswith("no faster than float32")
+    else:
+        assert f"faster than float32 in training, with {name}" in line
 
 
 def test_the_kernels_can_be_chosen_on_the_command_line(capsys):
