@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable
 
 from minimtp.cli.options.dashes import join_values
-from minimtp.cli.options.values import whole_number
+from minimtp.cli.options.values import seed, whole_number
 from minimtp.errors import UserError, shown
 from minimtp.training.settings import check_known
 
@@ -169,7 +169,7 @@ def add_kernels(parser: Parser) -> None:
 
 def add_seed(parser: Parser) -> None:
     parser.add_argument(
-        "--seed", type=whole_number, default=0, metavar="N", help="random seed (default: 0)"
+        "--seed", type=seed, default=0, metavar="N", help="random seed (default: 0)"
     )
 
 

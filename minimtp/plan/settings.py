@@ -31,7 +31,7 @@ RANGES = {  # of the fields of Settings: (least, most)
     "parallel_efficiency": (0.01, 1),
     "prompt_rows": (1, 1_000_000),
     "length_spread": (0, 10),
-    "seed": (0, 2**63),
+    "seed": (0, 2**63 - 1),
 }
 
 

@@ -178,7 +178,7 @@ def test_quantize_and_evaluate_refuse_contradictory_or_unknown_options(capsys, r
         assert f"tokens must be a whole number of at least 1, not {tokens}" in refused(
             capsys, "evaluate", "run", "--tokens", tokens
         )
-    assert "seed must be a whole number" in refused(
+    assert "a seed is a whole number" in refused(
         capsys, "bench", "decode", "run", "--seed", "-1", "--texts", "random"
     )
     assert "unknown command 'trian': did you mean train?" in refused(capsys, "trian")

@@ -1,5 +1,6 @@
 """The command line: help, options made from the recipe, their values, and a closed pipe."""
 
+import argparse
 import os
 import re
 import shlex
@@ -22,20 +23,40 @@ from minimtp.training.recipe import SETTINGS, Recipe
 from tests.cli.helpers import python
 from tests.strategies import recipes
 
-MEASUREMENTS = ["bench train", "bench quality", "bench kernels", "bench decode", "bench rounds"]
-MEASUREMENTS += ["bench llama"]
+
+def commands(parser=None, name=""):
+    """Return {name: parser} of all commands, also those below another one."""
+    found = {}
+    for action in (parser or make_parser())._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for word, below in action.choices.items():
+                full = f"{name} {word}".strip()
+                found |= {full: below} | commands(below, full)
+    return found
 
 
-@pytest.mark.parametrize(
-    "command",
-    "train selfgen generate evaluate quantize export compare bench doctor".split() + MEASUREMENTS,
-)
+@pytest.mark.parametrize("command", commands())
 def test_the_help_of_every_command_has_an_example_that_can_be_parsed(capsys, command):
     with pytest.raises(SystemExit) as exit_:
         main([*command.split(), "-h"])
     assert exit_.value.code == 0
     example = re.search(rf"example:\n  minimtp ({command}.*)", capsys.readouterr().out)
     assert make_parser().parse_args(shlex.split(example[1])).command_name.startswith(command)
+
+
+def test_a_negative_seed_is_refused_by_every_command_that_has_one():
+    options = {
+        name: action
+        for name, parser in commands().items()
+        for action in parser._actions
+        if "--seed" in action.option_strings
+    }
+    assert len(options) >= 10
+    del options["train"]  # the recipe checks it (tests/training)
+    for option in options.values():
+        assert option.type("7") == 7
+        with pytest.raises(argparse.ArgumentTypeError, match=r"from 0 to 2\^63 - 1, not -1"):
+            option.type("-1")
 
 
 def test_without_a_command_the_commands_are_listed(capsys):

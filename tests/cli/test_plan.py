@@ -112,7 +112,7 @@ def test_arrivals_from_a_file_are_simulated(capsys):
         ("--validate poem.txt", "poem.txt"),
         ("--arrivals poem.txt", "poem.txt: line 1"),
         ("--arrivals empty.txt", "empty.txt holds no requests"),
-        ("--seed -1", "--seed must be from 0"),
+        ("--seed -1", "a seed is a whole number from 0"),
         ("--max-devices 0", "--max-devices must be from 1 to 8"),
         ("--length-spread 1e9", "--length-spread must be from 0 to 10"),
     ],

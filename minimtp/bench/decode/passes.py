@@ -56,6 +56,7 @@ def measure_passes(
     threads = list(dict.fromkeys([1, *(threads or [machine.available_cores()])]))
     _check("threads", threads, MAX_THREADS)
     _check("rounds", [rounds], MAX_ROUNDS)
+    _check("seed", [seed], 2**63 - 1, 0)
     if out is not None:
         check_file(out, RESULT)
     loaded, load_before = load(path), machine.load()
@@ -94,10 +95,10 @@ def measure_passes(
     return result
 
 
-def _check(name: str, values: Sequence[int], maximum: int) -> None:
+def _check(name: str, values: Sequence[int], maximum: int, minimum: int = 1) -> None:
     for value in values:
-        if not 1 <= value <= maximum:
-            raise UserError(f"{name} must be at least 1 and at most {maximum}, not {value}")
+        if not minimum <= value <= maximum:
+            raise UserError(f"{name} must be at least {minimum} and at most {maximum}, not {value}")
 
 
 def _measure(

@@ -51,6 +51,7 @@ def measure_sampling(
     for name, value, low, high in (
         ("vocabulary_size", vocabulary_size, 64, 1 << 20),
         ("rounds", rounds, 1, MAX_ROUNDS),
+        ("seed", seed, 0, 2**63 - 1),
     ):
         if not low <= value <= high:
             raise UserError(f"{name} must be at least {low} and at most {high}, not {value}")

@@ -2,7 +2,7 @@
 
 import argparse
 
-from minimtp.cli.options.values import draft_length, number, whole_number
+from minimtp.cli.options.values import draft_length, number, seed, whole_number
 from minimtp.cli.parser import add_encoding
 
 
@@ -66,7 +66,7 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--seed",
-        type=whole_number,
+        type=seed,
         default=None,
         metavar="N",
         help="random seed: the same seed gives the same text (default: any text)",

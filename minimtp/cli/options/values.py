@@ -26,6 +26,16 @@ def whole_number(text: str) -> int:
     return int(value)
 
 
+def seed(text: str) -> int:
+    """Read a seed of random numbers."""
+    value = whole_number(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(
+            f"a seed is a whole number from 0 to 2^63 - 1, not {value}"
+        )
+    return value
+
+
 def whole_numbers(text: str) -> tuple[int, ...]:
     """Read 8,4 as (8, 4)."""
     return tuple(whole_number(part) for part in text.split(","))
