@@ -65,10 +65,10 @@ class KeyValueCache:
         # Slicing takes as long as a small kernel, so each layer's view is made once.
         self._layers = [(self.keys[layer], self.values[layer]) for layer in range(layers)]
 
-    def clone(self, dtype: str | None = None) -> "KeyValueCache":
-        """Return an empty cache of the same size, of the same numbers or of `dtype`."""
+    def clone(self) -> "KeyValueCache":
+        """Return an empty cache of the same size."""
         layers, _, heads, head_dim = self.values.shape
-        xp, dtype = array_module(self.values), dtype or self.values.dtype
+        xp, dtype = array_module(self.values), self.values.dtype
         return KeyValueCache(layers, self.context_length, heads, head_dim, dtype, xp)
 
     def __len__(self) -> int:
@@ -123,6 +123,13 @@ def room_for(positions: int, context_length: int, xp: ModuleType = numpy) -> int
     """
     first = FIRST_ROOM if xp is numpy else FIRST_ROOM_ON_GPU
     return min(context_length, max(first, 1 << (positions - 1).bit_length()))
+
+
+def rounded_to(cache: KeyValueCache, dtype: str) -> KeyValueCache:
+    """Return an empty cache of the same size that stores numbers of this type."""
+    layers, _, heads, head_dim = cache.values.shape
+    xp = array_module(cache.values)
+    return KeyValueCache(layers, cache.context_length, heads, head_dim, dtype, xp)
 
 
 def enlarged(cache: KeyValueCache, room: int) -> KeyValueCache:

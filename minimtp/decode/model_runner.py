@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 from minimtp import kernels
 from minimtp.backend import Array, array_module
 from minimtp.backend import numpy as np
-from minimtp.decode.cache import KeyValueCache, TreeRows, enlarged, room_for
+from minimtp.decode.cache import KeyValueCache, TreeRows, enlarged, room_for, rounded_to
 from minimtp.engine.module import Module
 from minimtp.errors import UserError
 from minimtp.kernels.plain.decoding.block import BlockWeights
@@ -216,7 +216,7 @@ class ModelRunner:
         those of `kv_cache`.
         """
         other = copy(self)
-        other.cache = self.cache.clone(kv_cache)
+        other.cache = rounded_to(self.cache, kv_cache) if kv_cache else self.cache.clone()
         return other
 
     def embed(self, tokens: Array) -> Array:
