@@ -29,6 +29,7 @@ def resample_from_p(
     return len(drafts), rng.choose(p[-1])
 
 
+# The library's class, with a wrong function in the place of the token rule.
 class AcceptEverything(TokenRule):
     chain = staticmethod(accept_everything)
 

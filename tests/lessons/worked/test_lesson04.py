@@ -49,16 +49,16 @@ def test_a_row_shows_the_probabilities_of_the_library(name):
 def test_the_exponentials_and_their_sum():
     weights = np.exp(LOGITS[0] - LOGITS.max())
     assert ROWS["exp(z - 3)"] == [f"{weight:.3f}" for weight in weights]
-    assert f"has the sum {weights.sum():.3f}" in SECTION
+    assert f"has the sum {weights.sum():.3f}" in PROSE
     with np.errstate(over="ignore"):
         assert np.exp(800.0) == np.inf
 
 
 def test_the_sums_that_decide_what_top_p_keeps():
     sums = [f"{s:.3f}" for s in SamplingParams().probabilities(LOGITS)[0].cumsum()]
-    assert f"the sums from the left are {sums[0]}, {sums[1]} and {sums[2]}." in SECTION
-    assert float(sums[1]) < 0.9 < float(sums[2]) and f"divide by {sums[2]}" in SECTION
-    assert f"*Before* the division by {sums[1]} it had only {sums[0]}" in SECTION
+    assert f"the sums from the left are {sums[0]}, {sums[1]} and {sums[2]}." in PROSE
+    assert float(sums[1]) < 0.9 < float(sums[2]) and f"divide by {sums[2]}" in PROSE
+    assert f"*Before* the division by {sums[1]} it had only {sums[0]}" in PROSE
     assert float(sums[0]) < 0.7 < float(ROWS["temperature 1, top-k 2"][0])
 
 

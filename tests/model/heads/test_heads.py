@@ -127,7 +127,7 @@ def test_acceptance_on_four_positions_equals_a_hand_computed_value(own):
 
 
 @given(
-    st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 5)),
+    st.tuples(st.integers(1, 3), st.integers(5, 9), st.integers(1, 5)),
     st.integers(2, 3),
     st.integers(0, 2**32),
 )
@@ -145,6 +145,10 @@ def test_teacher_forced_acceptance_equals_a_loop_over_positions(own, shape, toke
                 accepted += all(matches)
         assert share == (pytest.approx(accepted / reached) if reached else None)
     assert len(own(teacher_forced_acceptance)(predicted)) == depth
+
+
+def test_heads_deeper_than_the_windows_have_no_acceptance():
+    assert teacher_forced_acceptance(np.zeros((1, 1, 4), int)) == [None] * 3
 
 
 def recipe_of(curriculum, steps, depth=3, **settings):
