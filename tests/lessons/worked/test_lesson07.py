@@ -49,7 +49,7 @@ def test_two_weights_through_gptq(monkeypatch):
     grid, ones = grid_named("int4-restricted-channel"), np.ones((1, 1), np.float32)
     nearest = grid.nearest(weights, ones)
     found, _ = gptq(grid, weights, moment, beforehand=(nearest, ones))
-    text = " ".join(by_hand(7).split())
+    text = " ".join(second_evening(7).split())
     for name, codes in (("rtn", nearest), ("gptq", found)):
         difference = codes - weights.astype(np.float64)
         a, b = difference[0]
