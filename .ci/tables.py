@@ -16,9 +16,8 @@ from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 
-from minimtp.bench.decode import acceptance, passes, tokens_per_round
+from minimtp.bench.decode import acceptance, passes, sampling, tokens_per_round
 from minimtp.bench.decode import report as decoding
-from minimtp.bench.decode import sampling
 from minimtp.bench.kernels import report as kernels
 from minimtp.bench.quality import report as quality
 from minimtp.bench.table_text import aligned
@@ -72,9 +71,6 @@ TRAINING_ELSEWHERE = {  # by the name of the file: what to add to the name of th
     "bench-train-zen3": ", AMD Zen 3",
     "bench-train-laptop-zen3": ", AMD Zen 3",
 }
-
-# By the name of the file: comparisons on SmolLM2-135M.
-PRETRAINED = {"smollm2": "AMD Zen 4", "smollm2-amx": "Intel Xeon with AMX"}
 
 Result = Mapping[str, object]
 
@@ -154,25 +150,6 @@ def pretrained_summary() -> str:
         weights = f"{c['weight_bytes'] / 1e6:.0f} MB"
         rows.append([c["title"], quality, weights, *speeds])
     return aligned(rows, markdown=True)
-
-
-def pretrained_elsewhere() -> str:
-    """The targets of a real model on every machine that it ran on."""
-    results = {title: measured(name) for name, title in PRETRAINED.items()}
-    by_title = {
-        title: {c.subject: c for c in targets({c["name"]: c for c in result["configurations"]})}
-        for title, result in results.items()
-    }
-    goals = by_title["AMD Zen 4"].values()
-    lines = [["", "our target", *results]]
-    for goal in goals:
-        found = [by_title[title].get(goal.subject) for title in results]
-        lines.append([goal.subject, goal.claimed, *(c.measured if c else "" for c in found)])
-    qat = [result["sizes"]["qat_tokens"] / result["steps"]["qat"] for result in results.values()]
-    peaks = [result["peak_memory_bytes"]["qat"] / 1e9 for result in results.values()]
-    lines.append(["training with rounding", "300 tokens/s", *(f"{s:,.0f} tokens/s" for s in qat)])
-    lines.append(["its peak memory", "5 GB", *(f"{peak:.1f} GB" for peak in peaks)])
-    return aligned(lines, markdown=True)
 
 
 def lesson11() -> str:
@@ -279,7 +256,6 @@ BLOCKS: dict[str, Callable[[Result], str]] = {  # by the name of the file
 SUMMARIES: dict[str, Callable[[], str]] = {
     "summary": summary,
     "smollm2-summary": pretrained_summary,
-    "smollm2-elsewhere": pretrained_elsewhere,
     "lesson11": lesson11,
     "processors": processors,
     "training-elsewhere": training_elsewhere,

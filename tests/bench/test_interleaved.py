@@ -22,7 +22,7 @@ def speed(own, rates):
 
 def test_a_speedup_is_the_median_ratio_of_neighbouring_runs(own):
     found = speed(own, [[20, 6], [9, 5]]).speedup_over(speed(own, [[10, 2], [9, 10]]))
-    assert found == 1.5, "the ratios are 2, 3, 1 and 0.5, so the median is 1.5"
+    assert found == 1.5, f"the ratios are 2, 3, 1 and 0.5: expected their median, 1.5, got {found}"
 
 
 @given(machine=st.lists(any_rate, min_size=1, max_size=12), factor=st.floats(0.1, 10.0))
@@ -44,7 +44,7 @@ def test_disturbing_fewer_than_half_of_the_runs_does_not_change_the_speedup(
 
 def test_a_text_that_ended_with_its_first_token_has_no_speed_and_is_left_out(own):
     found = speed(own, [[20, 0, 9, 5]]).speedup_over(speed(own, [[10, 4, 3, 0]]))
-    assert found == 2.5, "the ratios of the texts with a speed are 2 and 3"
+    assert found == 2.5, f"the ratios of the texts with a speed are 2 and 3, got {found}"
     nothing = speed(own, [[0, 0]]).speedup_over(speed(own, [[10, 10]]))
     assert nothing is not None and math.isnan(nothing), (
         "without any speed, the speed-up is not a number"

@@ -66,6 +66,18 @@ def test_the_same_command_shows_a_finished_result_without_training_or_measuring(
     assert "MTP + QAT int4" in "\n".join(lines)
 
 
+def test_a_result_of_a_version_that_did_not_measure_without_drafts_is_shown(finished, tmp_path):
+    result = json.loads((finished[0] / "compare.json").read_text())
+    for configuration in result["configurations"]:
+        for name in [key for key in configuration if "without_drafts" in key]:
+            del configuration[name]
+    (tmp_path / "compare.json").write_text(json.dumps(result))
+    again, shown = [], []
+    assert compare(tmp_path, shown.append)["configurations"] == result["configurations"]
+    compare(finished[0], again.append)
+    assert shown[: len(again) - 2] == again[:-2]  # the last two lines name the folder
+
+
 def test_finished_measurements_are_not_repeated_after_an_interruption(
     finished, tmp_path, monkeypatch
 ):

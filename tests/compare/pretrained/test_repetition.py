@@ -31,8 +31,8 @@ def test_every_occurrence_but_the_first_is_a_repetition(repetition):
 
 
 def test_four_tokens_must_repeat_in_their_order(repetition):
-    assert repetition([[0, 5, 6, 7, 1, 5, 6, 7, 2]], [[0]]) == 0
-    assert repetition([[0, 5, 6, 7, 8, 8, 7, 6, 5]], [[0]]) == 0
+    for new in ([5, 6, 7, 1, 5, 6, 7, 2], [5, 6, 7, 8, 8, 7, 6, 5]):
+        check(repetition([[0, *new]], [[0]]), 0, len(new) - 3, new)
 
 
 def test_tokens_are_numbers_and_not_digits_or_bytes(repetition):
@@ -51,11 +51,18 @@ def test_a_repetition_of_another_text_is_none(repetition):
 
 
 def test_long_texts_count_for_more_than_short_ones(repetition):
-    short, long = [0, 1, 2, 3, 4], [0, *[7] * 9]  # 1 and 6 n-grams
-    assert repetition([short, long], [[0], [0]]) == pytest.approx(5 / 7)
+    found = repetition([[0, 1, 2, 3, 4], [0, *[7] * 9]], [[0], [0]])
+    assert found == pytest.approx(5 / 7), (
+        "one text has 1 n-gram and no repetition, the other one 6 with 5 repetitions: "
+        f"together 5 of 7 = {5 / 7:.3f}, got {found:.3f}"
+    )
 
 
 def test_texts_that_are_too_short_for_an_n_gram_are_no_obstacle(repetition):
-    assert repetition([[1, 2, 3]], [[1, 2]]) == 0
-    assert repetition([[1, 2], [0, *[7] * 9]], [[1, 2], [0]]) == pytest.approx(5 / 6)
-    assert repetition([], []) == 0
+    assert repetition([[1, 2, 3]], [[1, 2]]) == 0, "one new token makes no n-gram: the share is 0"
+    found = repetition([[1, 2], [0, *[7] * 9]], [[1, 2], [0]])
+    assert found == pytest.approx(5 / 6), (
+        "one text has no new token, the other one has 6 n-grams with 5 repetitions: "
+        f"expected 5 / 6 = {5 / 6:.3f}, got {found:.3f}"
+    )
+    assert repetition([], []) == 0, "without any text, the share is 0"

@@ -111,6 +111,14 @@ def lost(name, kind):
     return MEASURED[name]["nats"][kind] / MEASURED["standard"]["nats"][kind] - 1
 
 
+def divergence(name, kind):
+    return MEASURED[name]["kl"][kind]
+
+
+def removed_by_training(measure, kind):
+    return 1 - measure("mtp_qat_int4", kind) / measure("int4_gptq", kind)
+
+
 def changed_tokens(name="int4_rtn"):
     return [1 - MEASURED[name]["agreement"][kind] for kind in KINDS]
 
@@ -158,13 +166,12 @@ STATEMENTS = {  # sentences of the text, and whether they hold for the measured 
         [c["title"] for c in RESULT["configurations"] if c.get("greedy_texts")]
         == ["MTP", "MTP + QAT int4"]
     ),
-    "Training after GPTQ removes a further part of the loss": lambda: all(
-        lost("mtp_qat_int4", kind) < lost("int4_gptq", kind) for kind in KINDS
+    "training removes at least 40 % in nats, but at most about 20 % in KL divergence": lambda: all(
+        round(removed_by_training(lost, kind), 2) >= 0.4
+        and round(removed_by_training(divergence, kind), 2) <= 0.2
+        for kind in KINDS
     ),
-    "Heads alone cost no quality, only memory": lambda: (
-        not any(MEASURED["mtp"]["kl"].values())
-        and MEASURED["mtp"]["memory_bytes"] > MEASURED["standard"]["memory_bytes"]
-    ),
+    "`MTP` predicts what `float32` predicts": lambda: not any(MEASURED["mtp"]["kl"].values()),
     "int4 is more than four times as fast as float32": lambda: min(plain_speedups()) > 4,
     "Drafts gain least in conversations": lambda: all(
         worst_for(MEASURED[name]["speedup_over_plain"], "chat") for name in ("mtp", "mtp_qat_int4")

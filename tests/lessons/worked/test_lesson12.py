@@ -197,7 +197,7 @@ STATEMENTS = {  # sentences of the text, and whether they hold for the run that 
     "four requests at a time leave drafts nothing to gain with 16-bit weights": lambda: (
         printed_table(12, HERE)["MTP"][1] < 1.05
     ),
-    "(With int4, drafts still help a little.": lambda: (
+    "(On one core, drafts still help int4 a little.": lambda: (
         printed_table(12, HERE)["MTP + QAT int4"][-1] > printed_table(12, HERE)["QAT int4"][-1]
     ),
     "Why does int4 gain nothing on a full card, but something on a full core?": lambda: (
