@@ -43,7 +43,7 @@ def main(lesson: course.Lesson) -> None:
 
     for name, text in samples.items():
         print(f"\n{name}\n" + course.quoted(PROMPT + run.tokenizer.decode(text)))
-    _, seconds = measure(ways, runner.context_length - len(prompt), turns=2)
+    _, seconds = measure(ways, runner.context_length - len(prompt), turns=3)
     lesson.save_plot(draw, seconds, len(prompt), run, "import ", size=(11, 4))
     _, before, now = (f"{speed:,.0f} tokens/s" for speed in speeds.values())  # both: decoding code
     lesson.result("generation speed", ("without a cache", before), ("with a KV cache", now))

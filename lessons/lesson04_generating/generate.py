@@ -79,14 +79,14 @@ def measure(
 ) -> tuple[dict[str, list[int]], dict[str, list[float]]]:
     """Return the first `count` tokens of each way, and the seconds for each token.
 
-    The ways take turns: each generates its text `turns` times. The fastest time of each token
+    The ways take turns: each generates its text `turns` times. The median time of each token
     counts, so compiling the kernels does not.
     """
     texts, seconds = {}, {name: [] for name in ways}
     for name in [*ways] * turns:
         texts[name], times = timed(ways[name](), count)
         seconds[name].append(times)
-    return texts, {name: np.min(runs, axis=0).tolist() for name, runs in seconds.items()}
+    return texts, {name: np.median(runs, axis=0).tolist() for name, runs in seconds.items()}
 
 
 def timed(generator: Iterator[int], count: int) -> tuple[list[int], list[float]]:

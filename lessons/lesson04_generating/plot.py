@@ -1,5 +1,6 @@
 """Lesson 4's plot: time per byte, and a distribution at three settings."""
 
+from statistics import median
 from typing import TYPE_CHECKING
 
 from minimtp.backend import numpy as np
@@ -24,8 +25,8 @@ def draw(
     """
     cost, distribution = figure.subplots(1, 2)
     for (name, times), colour in zip(seconds.items(), COLOURS, strict=True):
-        # The fastest of the neighbouring bytes: on a busy machine, many are slowed down.
-        smooth = [1e3 * min(times[max(0, i - 12) : i + 13]) for i in range(len(times))]
+        # The median of the neighbouring bytes: on a busy machine, some are slowed down.
+        smooth = [1e3 * median(times[max(0, i - 12) : i + 13]) for i in range(len(times))]
         cost.semilogy(range(first, first + len(smooth)), smooth, color=colour, label=name)
     cost.axvline(run.recipe.context_length, color="grey", linestyle=":")
     cost.set(title="time for one more byte", ylabel="milliseconds")
