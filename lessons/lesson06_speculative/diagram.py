@@ -30,9 +30,7 @@ def draw(figure: "Figure") -> None:
 
 def draw_round(axes: "Axes", y: float) -> None:
     lane(axes, y, "one round")
-    width = R / len(DRAFTS)
-    for i, byte in enumerate(DRAFTS):
-        box(axes, i * width, y, width, byte, ORANGE)
+    box(axes, 0, y, R, " ".join(DRAFTS), ORANGE)
     note(axes, R / 2, y + HEIGHT + 0.15, "draft 1, 2, 3")
     box(axes, R, y, C, f"one pass over ( {' '.join(DRAFTS)}", GREY)
     note(axes, R + C / 2, y + HEIGHT + 0.15, "verify")
