@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 PATH = Path(__file__).parent / "cache.png"
 SIZE = (11, 3.6)
-PROMPT, TEXT = "def ", "def __in"
+PROMPT, TEXT = "def ", "def self"
 NEW, AGAIN, CACHED = "#58b368", "#f5b041", "#d6eaf8"
 
 

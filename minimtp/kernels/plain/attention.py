@@ -53,7 +53,7 @@ def cached_attention(q: Array, keys: Array, values: Array, start: int, scale: fl
 
     q (T, H, C), keys (G, C, S), values (S, G, C), S >= start + T, scale > 0 -> (T, H, C).
     Grouped-query attention (Ainslie et al. 2023, arXiv 2305.13245): query head h uses key/value
-    head h // (H // G). The softmax is that of the scores times `scale`. Positions after start+T-1
+    head h // (H // G). The scores are the dot products times `scale`. Positions after start+T-1
     are not read.
     """
     xp = array_module(q)
