@@ -68,13 +68,13 @@ class KeyValueCache:
         return self._layers[layer]
 
     def write(self, layer: int, keys: Array, values: Array) -> tuple[Array, Array]:
-        """Write (T, G, C) keys and values after the first `length` rows. Return the views of `layer`.
+        """Write (T, G, C) keys and values after the `length` rows. Return the views of `layer`.
 
         This does not change `length`. Every layer of a forward pass writes at the same positions.
         Then `extend(T)` counts the rows.
         Raises ValueError if the rows do not fit.
         """
-        raise NotImplementedError("lesson 4: write the keys and values after the first `length` rows")
+        raise NotImplementedError("lesson 4: write keys and values after the `length` rows")
 
     def extend(self, rows: int) -> None:
         """Count `rows` rows, which every layer has written, as part of the cache. Raises ValueError

@@ -86,7 +86,7 @@ class KeyValueCache:
         return self._layers[layer]
 
     def write(self, layer: int, keys: Array, values: Array) -> tuple[Array, Array]:
-        """Write (T, G, C) keys and values after the first `length` rows. Return the views of `layer`.
+        """Write (T, G, C) keys and values after the `length` rows. Return the views of `layer`.
 
         This does not change `length`. Every layer of a forward pass writes at the same positions.
         Then `extend(T)` counts the rows.
