@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
     against = minimtp.load(options.against, device=options.device) if options.against else None
     corpus = corpus_for(loaded, options.corpus or None, options.encoding)
     if not corpus.encoding:
-        note_unused(options, ["--encoding"], f"it is for text files, and {corpus.name} is none")
+        note_unused(options, ["--encoding"], "it is for the text files of --corpus")
     result = minimtp.evaluate(
         loaded,
         corpus,

@@ -15,7 +15,7 @@ from minimtp.backend import Array
 from minimtp.engine.flat import FlatParameters
 from minimtp.engine.module import Module, replicate
 
-PART = 1 << 17  # numbers: fewer take a thread less time than it takes to begin
+PART = 1 << 17  # numbers; for fewer, starting the threads takes longer than the work
 
 
 class Replicas:

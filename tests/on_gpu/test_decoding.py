@@ -146,7 +146,7 @@ def test_noise_on_the_device_equals_noise_on_the_host(device, position, count):
     assert np.array_equal(found[1], noise.rows(position + 1, count))
 
 
-def test_a_long_text_keeps_at_most_three_blocks_of_noise_and_one_graph_per_number_of_tokens(
+def test_a_long_text_keeps_a_window_of_noise_and_one_graph_per_number_of_tokens(
     device, choose_kernels
 ):
     choose_kernels("auto", device)
