@@ -138,6 +138,15 @@ def test_counter_example_order_is_not_kept_across_the_groups_of_a_super_block(gr
     assert not np.array_equal(grid.fake_quantize(x[:, shuffled]), rounded[:, shuffled])
 
 
+def test_counter_example_the_search_of_q6_k_overflows_for_enormous_weights():
+    constant = np.full((1, 256), 8897, np.float32)
+    factor = np.float32(2.0**6)  # 2**19.1 in all
+    scaled, as_one = Q6_K.fake_quantize(factor * constant), factor * Q6_K.fake_quantize(constant)
+    assert not np.array_equal(scaled, as_one)
+    smaller = np.float32(2.0**4)  # 2**17.1
+    assert np.array_equal(Q6_K.fake_quantize(smaller * constant), smaller * as_one / factor)
+
+
 @pytest.mark.parametrize("grid", BLOCK_GRIDS.values(), ids=str)
 def test_counter_example_one_huge_weight_rounds_its_neighbours_to_one_value(grid):
     x = large_cases()["bell"][:1, : grid.group_size].copy()
