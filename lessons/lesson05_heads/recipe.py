@@ -12,6 +12,7 @@ INTRODUCES = (
     "minimtp.model.heads.parallel",
     "minimtp.model.heads.sequential",
     "minimtp.model.heads.token_conditioned",
+    "minimtp.model.heads.larger_token_conditioned",
     "minimtp.model.heads.multi_token_model",
     "minimtp.model.heads",
 )

@@ -17,7 +17,7 @@ from minimtp.model.config import ModelConfig
 from minimtp.model.transformer import LanguageModel as Model
 from minimtp.model.transformer import Transformer
 from minimtp.training.recipe import SETTINGS, Recipe
-from minimtp.training.recipe_checks import ONE_HEAD, chosen_layers
+from minimtp.training.recipe_checks import ONE_HEAD, chosen_layers, is_larger
 
 if TYPE_CHECKING:
     from minimtp.quant.qat.spec import QuantizationSpec
@@ -46,12 +46,17 @@ def build_model(recipe: Recipe, rng: np.random.Generator | None) -> Model:
     config = model_config(recipe)
     model: Model = Transformer(config, rng)
     if recipe.heads != "none":
-        from minimtp.model.heads import HEADS, MultiTokenModel
+        from minimtp.model.heads import HEADS, LargerTokenConditionedHeads, MultiTokenModel
 
         options = {}
         if recipe.heads in ONE_HEAD:
             options["draft_vocabulary_size"] = recipe.draft_vocabulary_size
             options["start_scale"] = recipe.head_start_scale
+        make = HEADS[recipe.heads]
+        if recipe.heads == "token_conditioned" and is_larger(recipe):
+            make = LargerTokenConditionedHeads
+            options["layers"] = chosen_layers(recipe) or ()
+            options["intermediate_size"] = recipe.head_intermediate_size
         if recipe.heads == "eagle3":
             config = replace(config, num_kv_heads=recipe.head_num_kv_heads or config.num_heads)
             options |= {
@@ -60,7 +65,7 @@ def build_model(recipe: Recipe, rng: np.random.Generator | None) -> Model:
                 "norm_before_residual": recipe.norm_before_residual,
                 "norm_before_fc": recipe.norm_before_fc,
             }
-        heads = HEADS[recipe.heads](recipe.draft_depth, config, rng, **options)
+        heads = make(recipe.draft_depth, config, rng, **options)
         model = MultiTokenModel(model, heads)
     if recipe.quantization == "qat" and recipe.weight_scales != "grid":
         from minimtp.quant.qat.prepare import add_learned_step_parameters
@@ -160,8 +165,7 @@ def transplant(arrays: Mapping[str, Array], source: Recipe, target: Recipe) -> A
             continue
         if name == DRAFT_VOCABULARY and len(array) != target.draft_vocabulary_size:
             continue
-        own = {"draft_vocabulary_size", "own_draft_output"} & differences
-        if name == "heads.output.weight" and own:
+        if _head_settings(name) & differences:
             continue
         if not name.startswith("heads."):
             taken[prefix + name.removeprefix("trunk.")] = array
@@ -181,9 +185,21 @@ def _rounding_of(name: str) -> set[str]:
     return {"quantization", "weight_scales"} | grids
 
 
+def _head_settings(name: str) -> set[str]:
+    """Return the settings of the heads on which a parameter depends."""
+    settings = {
+        "heads.output.": {"draft_vocabulary_size", "own_draft_output"},
+        "heads.fc.": {"head_layers"},
+        "heads.layer_norms.": {"head_layers"},
+        "heads.head.feed_forward": {"head_intermediate_size"},
+    }
+    return next((own for start, own in settings.items() if name.startswith(start)), set())
+
+
 def _head_number(name: str) -> int:
     """Return the position of the head of a parameter such as heads.steps.3.norm.weight."""
-    return next((int(part) for part in name.split(".") if part.isdigit()), 0)
+    kind, number = name.split(".")[1:3]
+    return int(number) if kind == "steps" else 0
 
 
 def _some(names: list[str]) -> str:

@@ -43,7 +43,8 @@ HEADS = ("none", "parallel", "sequential", "token_conditioned", "eagle3")
 # Settings in which families of models differ. `describe` leaves them out of models without them.
 VARIANTS = ("head_dim", "rope_scaling", "qkv_bias", "qk_norm")
 HIDDEN_BY_DEFAULT = (
-    *VARIANTS, *EAGLE3_DEFAULTS, "sequence_length", "draft_vocabulary_size", "head_start_scale"
+    *VARIANTS, *EAGLE3_DEFAULTS, "sequence_length", "draft_vocabulary_size", "head_start_scale",
+    "head_layers", "head_intermediate_size",
 )  # fmt: skip
 
 
@@ -106,7 +107,10 @@ class Recipe:
     head_start_scale: float = setting("heads", 1.0, Range(0.0, 10.0, open=True),
         "factor on the initial weights of the head (0.5 for a pretrained trunk)")
     head_layers: str = setting("heads", "auto", None,
-        "three trunk layers whose inputs eagle3 heads read, such as 2,15,27")
+        "trunk layers whose inputs the head reads, such as 2,15,27; auto: three for eagle3, none "
+        "for token_conditioned, which always reads the final state")
+    head_intermediate_size: int | None = setting("heads", None, Range(1, 2**20),
+        "token_conditioned: size of a feed-forward part of the head (default: it has none)")
     head_num_kv_heads: int | None = setting("heads", None, Range(1, 1024),
         "key/value heads of an eagle3 head (default: num_heads)")
     norm_before_fc: bool = setting("heads", True, None,

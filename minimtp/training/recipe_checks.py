@@ -10,8 +10,8 @@ from minimtp.errors import UserError, shown
 # The kinds that one head drafts with at every depth, and their name in messages.
 ONE_HEAD = ("token_conditioned", "eagle3")
 ONE_HEAD_KINDS = "token_conditioned or eagle3"
+MAX_LAYERS = 8  # that a head reads
 EAGLE3_DEFAULTS = {
-    "head_layers": "auto",
     "head_num_kv_heads": None,
     "norm_before_fc": True,
     "norm_before_residual": False,
@@ -65,6 +65,8 @@ def _check_grids(recipe: Any) -> None:
     sizes = {"hidden_size": recipe.hidden_size, "intermediate_size": recipe.intermediate_size}
     if recipe.head_dim is not None:
         sizes["num_heads * head_dim ="] = recipe.num_heads * recipe.head_dim
+    if recipe.head_intermediate_size is not None:
+        sizes["head_intermediate_size"] = recipe.head_intermediate_size
     if recipe.activations == "int8":
         for name, size in sizes.items():
             if size % 32:
@@ -119,6 +121,18 @@ def _check_heads(recipe: Any) -> None:
             f"head_start_scale {recipe.head_start_scale:g} is possible with {ONE_HEAD_KINDS} heads "
             "only: choose them, or leave out head_start_scale"
         )
+    if recipe.head_layers != "auto" and not is_one_head:
+        raise UserError(
+            f"head_layers {shown(recipe.head_layers)} is possible with {ONE_HEAD_KINDS} heads "
+            "only: choose them, or leave out head_layers"
+        )
+    if recipe.head_intermediate_size is not None and recipe.heads != "token_conditioned":
+        raise UserError(
+            f"head_intermediate_size {recipe.head_intermediate_size} is possible with "
+            "token_conditioned heads only: choose them, or leave out head_intermediate_size"
+        )
+    if is_one_head:
+        chosen_layers(recipe)
     _check_eagle3(recipe)
     if size is not None and size > recipe.vocabulary_size:
         raise UserError(
@@ -148,24 +162,33 @@ def _check_eagle3(recipe: Any) -> None:
             f"the {recipe.num_heads} query heads of the draft head cannot share {kv_heads} "
             "key/value heads equally: choose a divisor for head_num_kv_heads"
         )
-    chosen_layers(recipe)
 
 
 def chosen_layers(recipe: Any) -> tuple[int, ...] | None:
-    """Return the trunk layers whose inputs eagle3 heads read, or None for the default. Raises
-    UserError unless they are three layers of the trunk, or `auto`.
+    """Return the trunk layers whose inputs a head reads, or None for the default.
+
+    Raises UserError unless they are layers of the trunk, for eagle3 three, or `auto`.
     """
     count = recipe.num_layers
     if recipe.head_layers == "auto":
         return None
     parts = recipe.head_layers.split(",")
     layers = tuple(int(part) for part in parts if part.isdecimal())
-    if len(layers) != 3 or len(parts) != 3 or max(layers) > count:
+    fits = len(parts) == 3 if recipe.heads == "eagle3" else len(parts) <= MAX_LAYERS
+    if len(layers) != len(parts) or not fits or max(layers) > count:
+        wanted, example = f"one to {MAX_LAYERS}", str(count // 2)
+        if recipe.heads == "eagle3":
+            wanted, example = "three", _example_layers(count)
         raise UserError(
-            f"head_layers {shown(recipe.head_layers)!r} must be three numbers from 0 to {count}, "
-            f"such as {_example_layers(count)}, or auto"
+            f"head_layers {shown(recipe.head_layers)!r} must be {wanted} numbers from 0 to "
+            f"{count}, such as {example}, or auto"
         )
     return layers
+
+
+def is_larger(recipe: Any) -> bool:
+    """Return whether a token-conditioned head has an addition to its gated step."""
+    return recipe.head_layers != "auto" or recipe.head_intermediate_size is not None
 
 
 def _example_layers(count: int) -> str:

@@ -24,11 +24,12 @@ from minimtp.decode.sampling.gumbel_noise import GumbelNoise
 from minimtp.decode.sampling.params import SamplingParams
 from minimtp.engine.module import map_parameters
 from minimtp.model.config import ModelConfig
-from minimtp.model.heads import HEADS, MultiTokenModel
+from minimtp.model.heads import MultiTokenModel
 from minimtp.model.transformer import Transformer
 from minimtp.quant.ptq.methods import round_to_nearest
 from minimtp.training.presets import PRESETS
 from minimtp.training.recipe import Recipe
+from tests.heads import KINDS, heads_of
 
 CONFIG = ModelConfig(
     vocabulary_size=61,
@@ -47,7 +48,7 @@ compiled = pytest.mark.skipif(
 
 def decoder(kind, form, config=CONFIG):
     rng = np.random.default_rng(3)
-    model = MultiTokenModel(Transformer(config, rng), HEADS[kind](5, config, rng))
+    model = MultiTokenModel(Transformer(config, rng), heads_of(kind, 5, config, rng))
     dtype = np.float64 if form == "float64" else np.float32
     map_parameters(
         model, lambda array: (array + 0.3 * rng.standard_normal(array.shape)).astype(dtype)
@@ -91,13 +92,13 @@ TEXTS = int(os.environ.get("MINIMTP_TEXTS", 10))
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_greedy_text_is_the_same_with_and_without_drafts(kind, form):
     assert count_equal(kind, form, 4, "token", SamplingParams(0.0)) == 4
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_with_shared_noise_sampled_text_is_the_same_with_and_without_drafts(kind, form):
     assert count_equal(kind, form, 4, "shared-noise", SamplingParams(0.8)) == 4
 
@@ -105,7 +106,7 @@ def test_with_shared_noise_sampled_text_is_the_same_with_and_without_drafts(kind
 @pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 @each_rule
-@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_hundred_texts_are_the_same_with_and_without_drafts(kind, form, rule, temperature):
     assert count_equal(kind, form, 100, rule, SamplingParams(temperature)) == 100
 
@@ -154,10 +155,10 @@ def divergences(form, rule, temperature, texts, new=256):
     is the difference of the two largest scores, including noise, at the first token that differs,
     relative to the largest logit.
     """
-    decoders = {kind: decoder(kind, form, LONG) for kind in HEADS}
+    decoders = {kind: decoder(kind, form, LONG) for kind in KINDS}
     rng, sampling, found = np.random.default_rng(5), SamplingParams(temperature), []
     for seed in range(texts):
-        target, drafter = decoders[list(HEADS)[seed % len(HEADS)]]
+        target, drafter = decoders[KINDS[seed % len(KINDS)]]
         prompt = rng.integers(0, LONG.vocabulary_size, rng.integers(1, 30))
         options = {"max_new_tokens": new, "sampling": sampling, "seed": seed, "rule": rule}
         depth, tree = int(rng.integers(1, drafter.max_depth + 1)), int(rng.choice([0, 0, 4, 12]))

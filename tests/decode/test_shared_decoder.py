@@ -17,8 +17,9 @@ from minimtp.decode.sampling.params import SamplingParams
 from minimtp.decode.states import DecodingStates
 from minimtp.errors import UserError
 from minimtp.model.loaded import LoadedModel
-from tests.decode.drafters.helpers import KINDS, SHAPE, model_with
+from tests.decode.drafters.helpers import SHAPE, model_with
 from tests.decode.test_decoder import ByteNumbers
+from tests.heads import KINDS
 
 DRAFTS = [*KINDS, "ngram", "none", "model", "function", "tree"]
 PROMPTS = [bytes([7 * n % SHAPE.vocabulary_size, n, 3]) for n in range(8)]

@@ -5,9 +5,10 @@ from dataclasses import replace
 from minimtp.backend import numpy as np
 from minimtp.engine.module import map_parameters
 from minimtp.model.config import ModelConfig
-from minimtp.model.heads import HEADS, MultiTokenModel
+from minimtp.model.heads import MultiTokenModel
 from minimtp.model.loss import evaluate_losses
 from minimtp.model.transformer import Transformer
+from tests import heads
 
 SHAPE = ModelConfig(
     vocabulary_size=11,
@@ -20,7 +21,7 @@ SHAPE = ModelConfig(
 )
 
 
-KINDS = ["none", *HEADS]
+KINDS = ["none", *heads.KINDS]
 
 # What the families of models change: the names are theirs, the sizes are not.
 FAMILIES = {
@@ -35,7 +36,9 @@ def build(kind="none", depth=3, tied=True, dtype=np.float64, seed=0, family="lla
     rng = np.random.default_rng(seed)
     shape = replace(SHAPE, tied_embeddings=tied, **{"head_dim": None, **FAMILIES[family]})
     trunk = Transformer(shape, rng)
-    model = trunk if kind == "none" else MultiTokenModel(trunk, HEADS[kind](depth, shape, rng))
+    model = trunk
+    if kind != "none":
+        model = MultiTokenModel(trunk, heads.heads_of(kind, depth, shape, rng))
     noise = np.random.default_rng(seed + 1)  # no weight keeps its initial value of 0 or 1
     map_parameters(
         model, lambda array: (array + 0.2 * noise.standard_normal(array.shape)).astype(dtype)

@@ -16,6 +16,7 @@ from minimtp.quant.qat.prepare import prepare_qat
 from minimtp.quant.qat.spec import QuantizationSpec
 from minimtp.training.data.corpus import Corpus
 from tests import strict_cupy
+from tests.heads import heads_of
 from tests.tolerances import COMPARISONS, allowed, assert_close
 
 CONFIG = ModelConfig(
@@ -34,8 +35,8 @@ def model_with(kind, seed=3):
     """Return a model with heads of this kind, and no parameter at its initial value. Blocks that
     start at zero would hide mistakes.
 
-    kind: one of HEADS, "limited" (a token-conditioned head that drafts every third token) or
-    "none".
+    kind: one of KINDS (tests/heads.py), "limited" (a token-conditioned head that drafts every third
+    token) or "none".
     """
     rng = np.random.default_rng(seed)
     model = trunk = Transformer(CONFIG, rng)
@@ -44,7 +45,7 @@ def model_with(kind, seed=3):
         heads.draft_vocabulary.ids.data *= 3
         model = MultiTokenModel(trunk, heads)
     elif kind != "none":
-        model = MultiTokenModel(trunk, HEADS[kind](4, CONFIG, rng))
+        model = MultiTokenModel(trunk, heads_of(kind, 4, CONFIG, rng))
     map_parameters(
         model, lambda array: (array + 0.1 * rng.standard_normal(array.shape)).astype(np.float32)
     )

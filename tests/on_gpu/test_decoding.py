@@ -20,7 +20,7 @@ from minimtp.decode.sampling.params import SamplingParams
 from minimtp.decode.states import DecodingStates
 from minimtp.engine.module import replicate
 from minimtp.errors import UserError
-from minimtp.model.heads import HEADS
+from tests.heads import KINDS, WITH_LAYERS
 from tests.on_gpu.cases import (
     CONFIG,
     FORMATS,
@@ -35,10 +35,11 @@ from tests.on_gpu.cases import (
 @pytest.mark.parametrize(
     ("kind", "name", "choice"),
     with_both_kernels(
-        [(kind, name) for kind in ("none", *HEADS, "limited") for name in FORMATS],
+        [(kind, name) for kind in ("none", *KINDS, "limited") for name in FORMATS],
         quick=[
             ("none", "trained int4"),
             ("token_conditioned", "float32"),
+            (WITH_LAYERS, "trained int4"),
             ("limited", "trained int4"),
             ("parallel", "int4"),
             ("sequential", "int4"),

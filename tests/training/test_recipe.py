@@ -91,6 +91,15 @@ def test_a_value_of_the_wrong_type_is_refused_with_the_name_of_the_setting(name)
         ({"heads": "eagle3", "head_layers": "1,2,9"}, "three numbers from 0 to 4"),
         ({"heads": "eagle3", "head_layers": "1,2"}, "three numbers from 0 to 4"),
         ({"heads": "eagle3", "head_layers": "1,-2,3"}, "three numbers from 0 to 4"),
+        ({"heads": "token_conditioned", "head_layers": "1,5"}, "one to 8 numbers from 0 to 4"),
+        ({"heads": "token_conditioned", "head_layers": "1,,2"}, "one to 8 numbers from 0 to 4"),
+        ({"heads": "sequential", "head_layers": "1"}, "token_conditioned or eagle3 heads only"),
+        ({"heads": "eagle3", "head_intermediate_size": 64}, "token_conditioned heads only"),
+        ({"head_intermediate_size": 64}, "token_conditioned heads only"),
+        (
+            {"heads": "token_conditioned", "quantization": "qat", "head_intermediate_size": 100},
+            "head_intermediate_size 100 cannot be quantized in groups of 32",
+        ),
         ({"quantization": "qat", "quantize_from": 1.0}, "never begins"),
         (
             {"quantization": "qat", "quantize_from": 0.96, "tokens": 10 * 8 * 256},
@@ -122,7 +131,9 @@ def test_every_setting_has_a_group_and_help_and_appears_in_the_description():
     unusual |= {"head_layers": "0,1,4", "head_num_kv_heads": 2, "own_draft_output": True}
     unusual |= {"norm_before_fc": False, "norm_before_residual": True}
     described = Recipe(heads="eagle3", **unusual).describe()
-    assert set(unusual) == set(HIDDEN_BY_DEFAULT)
+    larger = {"heads": "token_conditioned", "head_intermediate_size": 64}
+    described += Recipe(**larger).describe()
+    assert {*unusual, "head_intermediate_size"} == set(HIDDEN_BY_DEFAULT)
     assert not any(f" {name} " in Recipe().describe() for name in HIDDEN_BY_DEFAULT)
     for name, setting in SETTINGS.items():
         assert setting.metadata["group"] in GROUPS

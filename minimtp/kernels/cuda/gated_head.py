@@ -9,8 +9,9 @@ from minimtp.backend import Array, array_module, numpy
 from minimtp.kernels.cuda.graph import Graphs
 from minimtp.kernels.cuda.packed_linear import embedding, linear
 from minimtp.kernels.cuda.sampling import choose_into
-from minimtp.kernels.cuda.training import gated_update, rms_norm
+from minimtp.kernels.cuda.training import gated_update, rms_norm, swiglu
 from minimtp.kernels.plain.decoding.gated_head import (
+    PreparedFeedForward,
     TokenParts,
     argmax_chain,
     draft_tree,
@@ -30,12 +31,17 @@ class PreparedGatedStep:
     output: PreparedMatrix
     epsilon: float
     tokens: Array | None
+    feed_forward: PreparedFeedForward | None
     graphs: Graphs
 
 
-def prepare_gated_step(state_norm, from_state, norm, output, epsilon, tokens=None):
+def prepare_gated_step(
+    state_norm, from_state, norm, output, epsilon, tokens=None, feed_forward=None
+):
     tokens = None if tokens is None else array_module(norm).asarray(tokens)
-    return PreparedGatedStep(state_norm, from_state, norm, output, epsilon, tokens, Graphs())
+    return PreparedGatedStep(
+        state_norm, from_state, norm, output, epsilon, tokens, feed_forward, Graphs()
+    )
 
 
 def prepare_token_parts(table, norm, from_token, epsilon):
@@ -52,6 +58,10 @@ def gated_step(state, token_part, step: PreparedGatedStep):
 def _next_logits(state, token_part, step):
     normed, _ = rms_norm(state, step.state_norm, step.epsilon)
     state[...] = gated_update(state, linear(normed, step.from_state) + token_part)
+    if step.feed_forward is not None:
+        normed, _ = rms_norm(state, step.feed_forward.norm, step.epsilon)
+        inner = swiglu(linear(normed, step.feed_forward.gate_up))
+        state += linear(inner, step.feed_forward.down)
     normed, _ = rms_norm(state, step.norm, step.epsilon)
     return linear(normed, step.output)
 

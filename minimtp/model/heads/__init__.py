@@ -19,8 +19,8 @@ limited to a few thousand tokens (draft_vocabulary.py).
                        DeepSeek-V3, arXiv 2412.19437, section 2.2
     token-conditioned  is one gated step, the same for every depth, and remembers only the state.
                        It is the smallest and cheapest drafter. The idea of Hydra, arXiv 2402.05109,
-                       as the recurrence of ReDrafter, arXiv 2403.09919
-
+                       as the recurrence of ReDrafter, arXiv 2403.09919. For large trunks it can be
+                       made larger (larger_token_conditioned.py)
     eagle3             is one block for every depth, which starts from the inputs a, b, c of three
                        trunk layers. Engines run it (eagle3.py). Li et al. 2025, arXiv 2503.01840
 
@@ -33,6 +33,10 @@ positions i. No row is zeroed.
 from minimtp.model.heads.draft_vocabulary import DraftVocabulary
 from minimtp.model.heads.eagle3 import Eagle3Block, Eagle3Heads
 from minimtp.model.heads.heads import Heads
+from minimtp.model.heads.larger_token_conditioned import (
+    LargerTokenConditionedHeads,
+    TokenConditionedHeadWithFeedForward,
+)
 from minimtp.model.heads.multi_token_model import MultiTokenModel
 from minimtp.model.heads.parallel import ParallelHead, ParallelHeads
 from minimtp.model.heads.sequential import SequentialHead, SequentialHeads
@@ -44,12 +48,14 @@ __all__ = [
     "Eagle3Block",
     "Eagle3Heads",
     "Heads",
+    "LargerTokenConditionedHeads",
     "MultiTokenModel",
     "ParallelHead",
     "ParallelHeads",
     "SequentialHead",
     "SequentialHeads",
     "TokenConditionedHead",
+    "TokenConditionedHeadWithFeedForward",
     "TokenConditionedHeads",
 ]
 

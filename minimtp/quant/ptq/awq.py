@@ -16,8 +16,9 @@ takes no time in decoding, because it is folded into the module that produces th
                                a row produces inputs at several places, which then share one s
     the `up` half of a SwiGLU  rows of gate_up, because silu(gate) * up is linear in up
 
-The inputs' magnitudes are averages over the calibration text. The scaled model computes the same
-function. Only the rounding differs.
+The matrix that joins a head's inputs with the trunk's final state stays as it is: others read that
+state, too. The inputs' magnitudes are averages over the calibration text. The scaled model computes
+the same function. Only the rounding differs.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,9 +27,14 @@ from dataclasses import dataclass
 from minimtp.backend import Array, array_module
 from minimtp.engine.module import Module
 from minimtp.engine.tensor import Parameter
-from minimtp.model.heads import Eagle3Heads, SequentialHead, TokenConditionedHead
-from minimtp.model.layers import Linear
-from minimtp.model.transformer import Block
+from minimtp.model.heads import (
+    Eagle3Heads,
+    SequentialHead,
+    TokenConditionedHead,
+    TokenConditionedHeadWithFeedForward,
+)
+from minimtp.model.layers import Linear, RMSNorm
+from minimtp.model.transformer import Block, FeedForward
 from minimtp.quant.grids import Grid
 from minimtp.quant.ptq.calibration import CalibratedLinear, Statistics
 from minimtp.quant.ptq.gptq import output_error
@@ -100,27 +106,32 @@ def folds(model: Module) -> Iterator[Fold]:
         elif isinstance(module, TokenConditionedHead):
             norms = module.state_norm.weight, module.token_norm.weight
             yield Fold(module.gate_candidate, _divide_vectors(*norms))
+            if isinstance(module, TokenConditionedHeadWithFeedForward):
+                yield from _of_feed_forward(module.feed_forward, module.feed_forward_norm)
         elif isinstance(module, Eagle3Heads):
             yield from _of_eagle3(module)
 
 
 def _of_block(block: Block) -> Iterator[Fold]:
-    attention, feed_forward = block.attention, block.feed_forward
+    attention = block.attention
     heads = attention.num_heads, attention.num_kv_heads
-    yield Fold(feed_forward.down, _divide_last_rows(feed_forward.gate_up.weight))
     yield _of_attention_output(attention.output, attention.qkv, *heads)
     yield Fold(attention.qkv, _divide_vectors(block.attention_norm.weight))
-    yield Fold(feed_forward.gate_up, _divide_vectors(block.feed_forward_norm.weight))
+    yield from _of_feed_forward(block.feed_forward, block.feed_forward_norm)
+
+
+def _of_feed_forward(feed_forward: FeedForward, norm: RMSNorm) -> Iterator[Fold]:
+    yield Fold(feed_forward.down, _divide_last_rows(feed_forward.gate_up.weight))
+    yield Fold(feed_forward.gate_up, _divide_vectors(norm.weight))
 
 
 def _of_eagle3(heads: Eagle3Heads) -> Iterator[Fold]:
-    block, feed_forward, config = heads.block, heads.block.feed_forward, heads.config
-    yield Fold(feed_forward.down, _divide_last_rows(feed_forward.gate_up.weight))
+    block, config = heads.block, heads.config
     numbers = config.num_heads, config.num_kv_heads
     yield _of_attention_output(block.attention_output, block.qkv, *numbers)
     if not block.norm_before_residual:  # else the residual reads this norm, too
         yield Fold(block.qkv, _divide_vectors(block.token_norm.weight, block.state_norm.weight))
-    yield Fold(feed_forward.gate_up, _divide_vectors(block.feed_forward_norm.weight))
+    yield from _of_feed_forward(block.feed_forward, block.feed_forward_norm)
     if heads.fc_norm is not None:
         yield Fold(heads.fc, _divide_vectors(heads.fc_norm.weight))
     if heads.output is not None:

@@ -6,8 +6,9 @@ from minimtp.backend import numpy as np
 from minimtp.engine.module import map_parameters
 from minimtp.engine.tensor import no_grad
 from minimtp.model.config import ModelConfig
-from minimtp.model.heads import HEADS, MultiTokenModel
+from minimtp.model.heads import MultiTokenModel
 from minimtp.model.transformer import Transformer
+from tests.heads import heads_of
 
 SHAPE = ModelConfig(
     vocabulary_size=40,
@@ -19,13 +20,12 @@ SHAPE = ModelConfig(
     intermediate_size=64,
 )
 DEPTH = 4
-KINDS = list(HEADS)
 
 
 def model_with(kind, dtype=np.float64, seed=0):
     """Return a trunk with heads. All parameters are random, because zeros would hide mistakes."""
     rng = np.random.default_rng(seed)
-    model = MultiTokenModel(Transformer(SHAPE, rng), HEADS[kind](DEPTH, SHAPE, rng))
+    model = MultiTokenModel(Transformer(SHAPE, rng), heads_of(kind, DEPTH, SHAPE, rng))
 
     def random(array):
         if array.ndim == 1:
@@ -47,7 +47,7 @@ def trained_draft(model, tokens, depth):
             following = np.array([[tokens[row + 1 : row + 1 + depth] for row in range(rows)]])
             states = model.heads.states(hidden, following, model.trunk)
             state = next(itertools.islice(states, k, None))
-            logits.append(model.logits(state).data[0, -1])
+            logits.append(model.draft_logits(state).data[0, -1])
             drafts.append(int(logits[-1].argmax()))
             tokens[rows + 1 + k] = drafts[-1]
     return drafts, np.array(logits)

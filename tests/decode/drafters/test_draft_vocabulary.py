@@ -20,14 +20,15 @@ from minimtp.decode.states import DecodingStates
 from minimtp.engine.module import map_parameters
 from minimtp.engine.tensor import no_grad
 from minimtp.model.config import ModelConfig
-from minimtp.model.heads import HEADS, MultiTokenModel
+from minimtp.model.heads import MultiTokenModel
 from minimtp.model.transformer import Transformer
 from minimtp.quant.ptq.methods import round_to_nearest
 from minimtp.quant.qat.spec import QuantizationSpec
+from tests.heads import WITH_LAYERS, heads_of
 from tests.table_models import every_outcome, exact_distribution, total_variation
 
 PROMPT, DEPTH = [1, 0, 2], 4
-KINDS = ["token_conditioned", "eagle3"]
+KINDS = ["token_conditioned", WITH_LAYERS, "eagle3"]
 
 
 def model_with(ids, vocabulary_size=4, dtype=np.float64, seed=0, tied=True, kind=KINDS[0]):
@@ -38,7 +39,7 @@ def model_with(ids, vocabulary_size=4, dtype=np.float64, seed=0, tied=True, kind
     )  # fmt: skip
     rng = np.random.default_rng(seed)
     size = None if ids is None else len(ids)
-    heads = HEADS[kind](DEPTH, config, rng, draft_vocabulary_size=size)
+    heads = heads_of(kind, DEPTH, config, rng, draft_vocabulary_size=size)
     model = MultiTokenModel(Transformer(config, rng), heads)
 
     def random(array):

@@ -19,7 +19,8 @@ from minimtp.model.heads import Heads
 from minimtp.quant.ptq.methods import round_to_nearest
 from minimtp.quant.qat.prepare import prepare_qat
 from minimtp.quant.qat.spec import QuantizationSpec
-from tests.decode.drafters.helpers import DEPTH, KINDS, SHAPE, model_with, trained_draft
+from tests.decode.drafters.helpers import DEPTH, SHAPE, model_with, trained_draft
+from tests.heads import KINDS
 
 
 def trained_logits(model, tokens, path):
@@ -30,7 +31,7 @@ def trained_logits(model, tokens, path):
         hidden = model.trunk_states(np.array([tokens[:-1]]))
         following = np.array([[known[row + 1 : row + 1 + DEPTH] for row in range(rows)]])
         states = model.heads.states(hidden, following, model.trunk)
-        return model.logits(next(itertools.islice(states, k, None))).data[0, -1]
+        return model.draft_logits(next(itertools.islice(states, k, None))).data[0, -1]
 
 
 class Recording(Greedy):

@@ -1,35 +1,52 @@
 """A gated head drafts the same tokens in one call and token by token."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minimtp.backend import numpy as np
 from minimtp.kernels import plain
+from minimtp.kernels.plain.decoding.gated_head import PreparedFeedForward
 from tests.kernels.both import WIDTH, cpu, each_format, each_kernel, needs_numba, normal, prepared
 from tests.tolerances import COMPARISONS, assert_close
 
+INNER = 96  # of a feed-forward part
 
-def run_gated_step(kernel, format_, matrices=None):
+
+def feed_forward_of(rng, kernel, format_):
+    """Return a random feed-forward part."""
+    shapes = (2 * INNER, WIDTH), (WIDTH, INNER)
+    matrices = (prepared(kernel, format_, normal(rng, *shape)) for shape in shapes)
+    return PreparedFeedForward(normal(rng, WIDTH), *matrices)
+
+
+def run_gated_step(kernel, format_, matrices=None, inner=False):
     rng = np.random.default_rng(17)
     norms, part = normal(rng, 2, WIDTH), normal(rng, 1, 2 * WIDTH)
     weights = [
         prepared(matrices or kernel, format_, normal(rng, rows, WIDTH)) for rows in (2 * WIDTH, 50)
     ]
     state = normal(rng, 1, WIDTH)
-    step = kernel.prepare_gated_step(norms[0], weights[0], norms[1], weights[1], 1e-5)
+    between = feed_forward_of(rng, matrices or kernel, format_) if inner else None
+    step = kernel.prepare_gated_step(
+        norms[0], weights[0], norms[1], weights[1], 1e-5, feed_forward=between
+    )
     logits, largest = kernel.gated_step(state, part, step)
     return state, logits, largest
 
 
 @needs_numba
 @each_format
+@pytest.mark.parametrize("inner", [False, True], ids=["gated step", "with a feed-forward part"])
 def test_a_token_drafted_in_one_call_has_the_bits_of_its_kernels_called_one_by_one(
-    format_, monkeypatch
+    format_, inner, monkeypatch
 ):
-    state, logits, largest = run_gated_step(cpu, format_)
-    for name in ("rms_norm", "linear", "gated_update"):
+    state, logits, largest = run_gated_step(cpu, format_, inner=inner)
+    for name in ("rms_norm", "linear", "gated_update", "swiglu"):
         monkeypatch.setattr(plain.decoding.gated_head, name, getattr(cpu, name))
-    expected_state, expected_logits, expected_largest = run_gated_step(plain, format_, matrices=cpu)
+    expected_state, expected_logits, expected_largest = run_gated_step(
+        plain, format_, matrices=cpu, inner=inner
+    )
     assert state.tobytes() == expected_state.tobytes()
     assert logits.tobytes() == expected_logits.tobytes()
     assert_close(largest, expected_largest, COMPARISONS["largest probability, compiled"])
@@ -65,7 +82,10 @@ def test_a_greedy_draft_equals_its_tokens_drafted_one_by_one(kernel, format_, le
     rng = np.random.default_rng(17)
     norms, parts, state = normal(rng, 2, WIDTH), normal(rng, 50, 2 * WIDTH), normal(rng, 1, WIDTH)
     weights = [prepared(kernel, format_, normal(rng, rows, WIDTH)) for rows in (2 * WIDTH, 50)]
-    step = kernel.prepare_gated_step(norms[0], weights[0], norms[1], weights[1], 1e-5)
+    between = feed_forward_of(rng, kernel, format_)
+    step = kernel.prepare_gated_step(
+        norms[0], weights[0], norms[1], weights[1], 1e-5, feed_forward=between
+    )
     drafts = kernel.gated_draft(state.copy(), token, parts, 6, least, step)
     confidence, expected = 1.0, []
     for _ in range(6):
@@ -94,7 +114,10 @@ def test_a_sampled_draft_and_a_tree_equal_their_tokens_drafted_one_by_one(
     norms, parts, state = normal(rng, 2, WIDTH), normal(rng, 50, 2 * WIDTH), normal(rng, 1, WIDTH)
     weights = [prepared(kernel, format_, normal(rng, rows, WIDTH)) for rows in (2 * WIDTH, 50)]
     noise = rng.gumbel(size=(6, 50))
-    step = kernel.prepare_gated_step(norms[0], weights[0], norms[1], weights[1], 1e-5)
+    between = feed_forward_of(rng, kernel, format_)
+    step = kernel.prepare_gated_step(
+        norms[0], weights[0], norms[1], weights[1], 1e-5, feed_forward=between
+    )
     drafts = kernel.gated_draft(state.copy(), token, parts, 6, least, step, noise, temperature)
 
     def follow(state, token, depth):

@@ -9,10 +9,11 @@ from minimtp.backend import numpy as np
 from minimtp.engine.module import map_parameters
 from minimtp.engine.tensor import no_grad
 from minimtp.model.config import ModelConfig
-from minimtp.model.heads import HEADS, Eagle3Heads, MultiTokenModel
+from minimtp.model.heads import MultiTokenModel
 from minimtp.model.loss import evaluate_losses
 from minimtp.model.transformer import Transformer
 from minimtp.quant.grids import grid_named
+from tests.heads import KINDS, heads_of
 
 SHAPE = ModelConfig(
     vocabulary_size=11,
@@ -48,8 +49,7 @@ RAGGED = [grid_named("int4-restricted-g24"), grid_named("int3-restricted-tensor"
 each_grid = pytest.mark.parametrize("grid", [*GRIDS, *RAGGED], ids=str)
 
 
-OWN_OUTPUT = "eagle3 with its own output"
-each_kind = pytest.mark.parametrize("kind", ["none", *HEADS, OWN_OUTPUT])
+each_kind = pytest.mark.parametrize("kind", ["none", *KINDS])
 
 
 def arrays_of(scales):
@@ -135,11 +135,8 @@ def build(kind="none", dtype=np.float64, **changes):
     shape = replace(SHAPE, **changes)
     trunk = Transformer(shape, rng)
     model = trunk
-    if kind == OWN_OUTPUT:
-        heads = Eagle3Heads(DEPTH, shape, rng, own_output=True)
-        model = MultiTokenModel(trunk, heads)
-    elif kind != "none":
-        model = MultiTokenModel(trunk, HEADS[kind](DEPTH, shape, rng))
+    if kind != "none":
+        model = MultiTokenModel(trunk, heads_of(kind, DEPTH, shape, rng))
     for name, parameter in model.named_parameters():
         norm = "norm" in name
         parameter.data = (

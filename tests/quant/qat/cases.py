@@ -11,7 +11,7 @@ from minimtp.backend import numpy as np
 from minimtp.engine.module import map_parameters, replicate
 from minimtp.engine.tensor import no_grad
 from minimtp.model.config import ModelConfig
-from minimtp.model.heads import HEADS, MultiTokenModel
+from minimtp.model.heads import MultiTokenModel
 from minimtp.model.loss import evaluate_losses
 from minimtp.model.transformer import Transformer
 from minimtp.quant.grids import Q4_0, Q8_0
@@ -23,6 +23,7 @@ from minimtp.quant.qat.spec import QuantizationSpec
 from minimtp.training import trainer as training
 from minimtp.training.data.corpus import open_corpus
 from minimtp.training.presets import preset
+from tests import heads
 
 SHAPE = ModelConfig(
     vocabulary_size=11,
@@ -38,7 +39,7 @@ SHAPE = ModelConfig(
 SPEC = QuantizationSpec()
 
 
-KINDS = ["none", *HEADS]
+KINDS = ["none", *heads.KINDS]
 
 
 DEPTH = 2
@@ -55,7 +56,9 @@ def build(kind="none", tied=True, dtype=np.float32, seed=0):
     rng = np.random.default_rng(seed)
     shape = replace(SHAPE, tied_embeddings=tied)
     trunk = Transformer(shape, rng)
-    model = trunk if kind == "none" else MultiTokenModel(trunk, HEADS[kind](DEPTH, shape, rng))
+    model = trunk
+    if kind != "none":
+        model = MultiTokenModel(trunk, heads.heads_of(kind, DEPTH, shape, rng))
     for name, parameter in model.named_parameters():
         norm = "norm" in name
         parameter.data = (
@@ -153,9 +156,7 @@ def check_that_all_forms_agree(model, spec, tied):
 
 def kind_of(model):
     """Return the kind of the model's prediction heads, or "none"."""
-    if not model.depth:
-        return "none"
-    return next(kind for kind, heads in HEADS.items() if type(model.heads) is heads)
+    return heads.kind_of(model.heads) if model.depth else "none"
 
 
 def digest(matrices):

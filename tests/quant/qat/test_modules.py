@@ -15,6 +15,7 @@ from minimtp.quant.grids import MASKS, Q4_0, grid_named
 from minimtp.quant.qat.convert import convert
 from minimtp.quant.qat.prepare import prepare_qat
 from minimtp.quant.qat.spec import SCALES, QuantizationSpec
+from tests.heads import OWN_OUTPUT, WITH_LAYERS
 from tests.quant.qat.cases import (
     SHAPE,
     SPEC,
@@ -79,8 +80,9 @@ def test_every_linear_layer_rounds_its_activations(plain, kind):
     finally:
         kernels.plain.fake_quantize_activations = original
     per_head = {"none": 0, "parallel": 4, "sequential": 5, "token_conditioned": 1, "eagle3": 4}
-    # Every head also uses the output matrix, and an eagle3 head joins the layers once.
-    of_heads = model.depth * (per_head[kind] + 1) + (kind == "eagle3")
+    per_head |= {WITH_LAYERS: 3, OWN_OUTPUT: 4}
+    # Every head also uses an output matrix, and what reads several layers joins them once.
+    of_heads = model.depth * (per_head[kind] + 1) + (kind in ("eagle3", WITH_LAYERS, OWN_OUTPUT))
     assert len(seen) == 4 * SHAPE.num_layers + 1 + of_heads
 
 

@@ -12,8 +12,12 @@ from minimtp.decode.drafters.tree_growth import WIDTH, depth_first, grow
 from minimtp.decode.model_runner import ModelRunner
 from minimtp.decode.rules.rule import Rule, Scores, VocabularyScores
 from minimtp.decode.rules.tree import Tree
-from minimtp.kernels.plain.decoding.gated_head import draft_chain
-from minimtp.model.heads import TokenConditionedHeads
+from minimtp.kernels.plain.decoding.gated_head import PreparedFeedForward, draft_chain
+from minimtp.model.heads import (
+    LargerTokenConditionedHeads,
+    TokenConditionedHeads,
+    TokenConditionedHeadWithFeedForward,
+)
 
 # A table of token parts is kept in memory if its share of the model's weights and cache is smaller.
 TABLE_SHARE = 0.1
@@ -59,9 +63,20 @@ class TokenConditionedDrafter:
         self._ids = None if ids is None else self._xp.asarray(ids)  # (V',)
         self._host_ids = ids
         self._vocabulary_size = runner.vocabulary_size
+        feed_forward = None
+        if isinstance(head, TokenConditionedHeadWithFeedForward):
+            feed_forward = PreparedFeedForward(
+                head.feed_forward_norm.weight.data,
+                head.feed_forward.gate_up.prepare(self._kernel),
+                head.feed_forward.down.prepare(self._kernel),
+            )
         self._step = self._kernel.prepare_gated_step(
-            norms[0], from_state, norms[1], output, epsilon, ids
+            norms[0], from_state, norms[1], output, epsilon, ids, feed_forward
         )
+        self._layer_norms, self._fc = [], None
+        if isinstance(heads, LargerTokenConditionedHeads) and heads.fc is not None:
+            self._layer_norms = [norm.weight.data for norm in heads.layer_norms]
+            self._fc = heads.fc.prepare(self._kernel)
         self._token_parts = None  # see `_token_part`; needed to draft in one call
         table_bytes = runner.vocabulary_size * self._from_token.rows * runner.final_norm.itemsize
         cache_bytes = runner.cache_bytes(min(runner.context_length, LONG_TEXT))
@@ -71,7 +86,7 @@ class TokenConditionedDrafter:
             self._token_parts = self._kernel.prepare_token_parts(
                 runner.table, self._token_norm, self._from_token, epsilon
             )
-        self._hidden: Array | None = None  # (1, D), of the last committed row
+        self._hidden: Array | None = None  # (1, D), s_0 of the last committed row
         self._pending = 0  # the pending token
 
     def clone(self) -> "TokenConditionedDrafter":
@@ -81,8 +96,18 @@ class TokenConditionedDrafter:
         self._hidden = None
 
     def commit(self, hidden: Array, tokens: np.ndarray) -> None:
-        self._hidden = hidden[-1:].copy()
+        self._hidden = self._first_state(hidden[-1:])
         self._pending = int(tokens[-1])
+
+    def _first_state(self, hidden: Array) -> Array:
+        """hidden (1, W), the trunk's states of a row -> s_0 (1, D), a new array."""
+        if self._fc is None:
+            return hidden.copy()
+        size, xp, parts = self._fc.rows, self._xp, [hidden[:, : self._fc.rows]]
+        for number, norm in enumerate(self._layer_norms, start=1):
+            part = xp.ascontiguousarray(hidden[:, number * size : (number + 1) * size])
+            parts.append(self._kernel.rms_norm(part, norm, self._epsilon)[0])
+        return self._kernel.linear(xp.concatenate(parts, axis=1), self._fc)
 
     def draft(self, depth: int, rule: Rule) -> tuple[Array, Scores | None]:
         if self._token_parts is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from minimtp.backend import numpy as np
 from minimtp.kernels.cpu.compiling import compiled
-from minimtp.kernels.cpu.gates import gated_update_rows
+from minimtp.kernels.cpu.gates import gated_update_rows, swiglu_columns
 from minimtp.kernels.cpu.math import ZERO, exponentiate, largest, sum_of_exponentials
 from minimtp.kernels.cpu.matrices.embedding_rows import decode_rows, embedding
 from minimtp.kernels.cpu.matrices.packed_linear import linear, multiply
@@ -26,17 +26,24 @@ NO_PANELS = np.empty((0, 0), np.uint8)
 
 @dataclass(frozen=True, slots=True)
 class PreparedGatedStep:
-    # What the compiled functions take as `weights`: norm, panels, norm, panels, in the order of
-    # their use; the formats of the two panels; epsilon.
+    # What the compiled functions take as `weights`: norms and panels in the order of their use, the
+    # formats of the panels, and epsilon. Without a feed-forward part, its panels are empty.
     weights: tuple
     vocabulary: int  # V', the number of logits
     tokens: np.ndarray  # (V',) int64, the tokens of the logits; empty: 0 .. V' - 1
 
 
-def prepare_gated_step(state_norm, from_state, norm, output, epsilon, tokens=None):
-    norms = [np.array(weight, np.float32) for weight in (state_norm, norm)]
-    kinds = from_state.kind, output.kind
-    weights = (norms[0], from_state.panels, norms[1], output.panels, kinds, epsilon)
+def prepare_gated_step(
+    state_norm, from_state, norm, output, epsilon, tokens=None, feed_forward=None
+):
+    state_norm, norm = (np.array(weight, np.float32) for weight in (state_norm, norm))
+    between, kinds = (NO_NORM, NO_PANELS, NO_PANELS, 0), (0, 0)
+    if feed_forward is not None:
+        gate_up, down = feed_forward.gate_up, feed_forward.down
+        between = np.array(feed_forward.norm, np.float32), gate_up.panels, down.panels, down.columns
+        kinds = gate_up.kind, down.kind
+    kinds = from_state.kind, *kinds, output.kind
+    weights = (state_norm, from_state.panels, between, norm, output.panels, kinds, epsilon)
     tokens = ALL_TOKENS if tokens is None else np.array(tokens, np.int64)
     return PreparedGatedStep(weights, output.rows, tokens)
 
@@ -77,7 +84,7 @@ def gated_step(state, token_part, step):
 @compiled
 def _gated_step(state, token_part, weights, logits):
     """Update the state and write the logits. Return their maximum probability."""
-    state_norm, from_state, norm, output, kinds, epsilon = weights
+    state_norm, from_state, feed_forward, norm, output, kinds, epsilon = weights
     normed, inverse_rms = np.empty_like(state), np.empty(1, np.float32)
     normalize(state, state_norm, epsilon, normed, inverse_rms)
     gate_candidate = np.empty((1, 2 * state.shape[1]), np.float32)
@@ -85,9 +92,24 @@ def _gated_step(state, token_part, weights, logits):
     for j in range(gate_candidate.shape[1]):
         gate_candidate[0, j] += token_part[0, j]
     gated_update_rows(state, gate_candidate, state)
+    if feed_forward[0].shape[0] > 0:
+        _add_feed_forward(state, feed_forward, kinds, epsilon, normed, inverse_rms)
     normalize(state, norm, epsilon, normed, inverse_rms)
-    multiply(kinds[1], normed, output, 0, output.shape[0], logits)
+    multiply(kinds[3], normed, output, 0, output.shape[0], logits)
     return ONE / sum_of_exponentials(logits[0], largest(logits[0]))
+
+
+@compiled
+def _add_feed_forward(state, weights, kinds, epsilon, normed, inverse_rms):
+    """Add the feed-forward part of the state (1, D) to it. Overwrites normed and inverse_rms."""
+    norm, gate_up, down, width = weights
+    normalize(state, norm, epsilon, normed, inverse_rms)
+    gates, inner = np.empty((1, 2 * width), np.float32), np.empty((1, width), np.float32)
+    multiply(kinds[1], normed, gate_up, 0, gate_up.shape[0], gates)
+    swiglu_columns(gates, 0, width, inner)
+    multiply(kinds[2], inner, down, 0, down.shape[0], normed)
+    for j in range(state.shape[1]):
+        state[0, j] += normed[0, j]
 
 
 def gated_draft(
@@ -109,7 +131,7 @@ def _draft(state, sources, weights, settings, noise, drafts):
     logits, confidence = np.empty((1, vocabulary), np.float32), ONE
     buffer = np.empty((1, 2 * state.shape[1]), np.float32)
     for index in range(drafts.shape[0]):
-        part = _token_part(token, sources, weights[5], buffer)
+        part = _token_part(token, sources, weights[6], buffer)
         confidence *= _gated_step(state, part, weights, logits)
         if confidence < min_confidence:
             return index
@@ -143,7 +165,7 @@ def _sampled_draft(state, sources, weights, settings, points, drafts, scores):
     buffer = np.empty((1, 2 * state.shape[1]), np.float32)
     shares, confidence = np.empty(scores.shape[1], np.float32), ONE
     for index in range(drafts.shape[0]):
-        part = _token_part(token, sources, weights[5], buffer)
+        part = _token_part(token, sources, weights[6], buffer)
         confidence *= _gated_step(state, part, weights, scores[index : index + 1])
         if confidence < min_confidence:
             return index
@@ -208,7 +230,7 @@ def _tree(state, sources, weights, settings, noise, tokens, parents):
         taken[node] = width  # no candidates, if the node is as deep as allowed
         if depths[node] < depth:
             taken[node] = 0
-            part = _token_part(tokens[node], sources, weights[5], buffer)
+            part = _token_part(tokens[node], sources, weights[6], buffer)
             _gated_step(states[node : node + 1], part, weights, logits)
             _shape(logits[0], shaping)
             scores[:] = logits[0]

@@ -5,6 +5,7 @@ each token changes it:
 
     [g; c] = W_s norm(s) + part(token),   part(token) = W_t norm(embedding(token))
     s <- s + sigmoid(g) (c - s)
+    s <- s + W_d swiglu(W_u norm(s))            if the head has a feed-forward part
     logits of the next token = output(norm(s))
 
 `gated_step` computes one token, `gated_draft` and `gated_sampled_draft` a whole chain, and
@@ -17,10 +18,19 @@ from dataclasses import dataclass
 
 from minimtp.backend import Array, array_module, numpy, to_numpy
 from minimtp.kernels.plain.decoding.best_first_tree import best_first_tree
-from minimtp.kernels.plain.gates import gated_update
+from minimtp.kernels.plain.gates import gated_update, swiglu
 from minimtp.kernels.plain.norms import rms_norm
 from minimtp.kernels.plain.packed_linear import PreparedMatrix, embedding, linear
 from minimtp.kernels.plain.sampling import sample, truncate
+
+
+@dataclass(frozen=True)
+class PreparedFeedForward:
+    """The weights of a feed-forward part."""
+
+    norm: Array  # (D,)
+    gate_up: PreparedMatrix  # W_u (2F, D), gate then up, prepared for `linear`
+    down: PreparedMatrix  # W_d (D, F), prepared for `linear`
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,7 @@ class PreparedGatedStep:
     output: PreparedMatrix  # (V', D), prepared for `linear`
     epsilon: float
     tokens: Array | None  # (V',) int64, increasing: the tokens of the logits; None: 0 .. V' - 1
+    feed_forward: PreparedFeedForward | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +64,16 @@ class TokenParts:
         return self.linear(normed, self.from_token)
 
 
-def prepare_gated_step(state_norm, from_state, norm, output, epsilon, tokens=None):
+def prepare_gated_step(
+    state_norm, from_state, norm, output, epsilon, tokens=None, feed_forward=None
+):
     """Prepare a gated head for `gated_step`. The matrices are results of `prepare_*`.
 
     tokens: int64 (V',), increasing, on the host: the tokens that the rows of the output stand for.
-    None: row i stands for token i.
+    None: row i stands for token i. feed_forward: a PreparedFeedForward, or None.
     """
     tokens = None if tokens is None else array_module(norm).asarray(tokens)
-    return PreparedGatedStep(state_norm, from_state, norm, output, epsilon, tokens)
+    return PreparedGatedStep(state_norm, from_state, norm, output, epsilon, tokens, feed_forward)
 
 
 def prepare_token_parts(table, norm, from_token, epsilon):
@@ -80,6 +93,10 @@ def gated_step(state, token_part, step):
     """
     normed, _ = rms_norm(state, step.state_norm, step.epsilon)
     state[...] = gated_update(state, linear(normed, step.from_state) + token_part)
+    if step.feed_forward is not None:
+        normed, _ = rms_norm(state, step.feed_forward.norm, step.epsilon)
+        inner = swiglu(linear(normed, step.feed_forward.gate_up))
+        state += linear(inner, step.feed_forward.down)
     normed, _ = rms_norm(state, step.norm, step.epsilon)
     logits = linear(normed, step.output)
     xp = array_module(logits)
