@@ -190,6 +190,23 @@ def test_a_starting_point_copies_its_trunk_always_and_its_heads_only_to_heads_of
         names(plain, preset("tiny", num_layers=2))
 
 
+def test_a_larger_head_takes_from_another_one_what_does_not_depend_on_their_additions():
+    head = {"heads": "token_conditioned", "draft_depth": 2, "num_layers": 2}
+    one_layer, three = {"head_layers": "1"}, {"head_layers": "0,1,2"}
+    inner, wider = {"head_intermediate_size": 32}, {"head_intermediate_size": 64}
+    kinds = [{}, one_layer, three, inner, three | inner, three | wider, three | one_layer]
+    recipes = [preset("tiny", **head, **additions) for additions in kinds]
+    plain = model_checkpoint(recipes[0]).parameters.keys()
+    for source in recipes:
+        for target in recipes:
+            taken = transplant(model_checkpoint(source).parameters, source, target)
+            wanted = model_checkpoint(target).parameters
+            assert plain <= taken.keys() <= wanted.keys()
+            assert all(array.shape == wanted[name].shape for name, array in taken.items())
+            if source == target:
+                assert taken.keys() == wanted.keys()
+
+
 def test_changing_a_filled_model_does_not_change_the_stored_arrays():
     recipe = preset("tiny")
     arrays = model_checkpoint(recipe).parameters
