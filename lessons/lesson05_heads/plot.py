@@ -80,9 +80,10 @@ def draw_drafts(
     rows = windows[:: max(1, len(windows) // DRAFTS)][:DRAFTS]
     starts = CONTEXT + 1 + (count + 1) * np.arange(3)  # of the text's next bytes, and of the drafts
     total = starts[-1] + count
-    titles = ("the text goes on", "parallel", "token-\nconditioned")
-    for start, title in zip(starts, titles, strict=True):
-        place = (start + count / 2) / total
+    titles = ("the text so far", "goes on", "parallel", "token-\nconditioned")
+    widths = (CONTEXT, count, count, count)
+    for start, width, title in zip((0, *starts), widths, titles, strict=True):
+        place = (start + width / 2) / total
         axes.text(place, 0.97, title, ha="center", va="bottom", transform=axes.transAxes)
     xp = array_module(conditioned.model.trunk.embedding.weight.data)
     inputs = xp.asarray(rows[:, :length])
@@ -111,6 +112,6 @@ def write(
     for i, (token, colour) in enumerate(zip(tokens, colours, strict=False)):
         letter = run.tokenizer.decode([int(token)])
         printable = letter if letter.isprintable() and letter else "?"
-        shown = {" ": "·", "\n": "¶", "\t": "→"}.get(letter, printable)
+        shown = {" ": "·", "\n": "↵", "\t": "→"}.get(letter, printable)
         style = {"color": colour, "family": "monospace", "fontsize": 10}
         axes.text((start + i) / total, y, shown, transform=axes.transAxes, **style)

@@ -21,7 +21,7 @@ def encode_q8_0(x):
     Each scale equals a float16.
     """
     raise NotImplementedError(
-        "lesson 7: the scale is max|x| / 127 of each group; round x / scale, halves away from zero"
+        "lesson 7: d = max|x| / 127 of each group; round x * reciprocal(d), halves away from zero"
     )
 
 

@@ -119,6 +119,6 @@ def draw_errors(axes: "Axes", weights: np.ndarray, errors: np.ndarray, clipped: 
         chosen = np.flatnonzero(part)[:SHOWN]
         axes.plot(weights[chosen], errors[chosen], ",", color=colour)
         axes.plot([], [], "s", color=colour, label=label)
-    axes.set(title="d: error of every weight on q4_0", ylim=(-1.1, 1.1))
+    axes.set(title="d: errors of weights on q4_0", ylim=(-1.1, 1.1))
     axes.set(xlabel="weight / scale", ylabel="error / scale")
     axes.legend(fontsize=9)

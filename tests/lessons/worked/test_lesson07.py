@@ -37,7 +37,7 @@ def test_five_numbers_through_q4_0():
 
 def test_three_codes_of_three_bits():
     codes, written = re.search(
-        r"the 3-bit codes ([\d, ]+) become the bytes (.+?),", text(7)
+        r"the 3-bit codes ([\d, ]+) become the bytes (.+?)[.,]", text(7)
     ).groups()
     packed = pack_bits(np.array([int(code) for code in codes.split(",")], np.uint8), 3)
     assert written == " and ".join(f"0x{byte:02x}" for byte in packed)
