@@ -210,7 +210,7 @@ CALLS = {
         trained,
         dict(
             recipe=recipe(), corpus=["text.txt"], out="trained", start=None, stop_at_step=1,
-            device="cpu", threads=1, report=str, encoding=None,
+            device="cpu", threads=1, report=str, encoding=None, disk_gb=1.0,
         ),
         {},
     ),

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minimtp.cli.options.recipe import add_recipe_options, chosen_recipe, default_folder
-from minimtp.cli.options.values import whole_number
+from minimtp.cli.options.values import number, whole_number
 from minimtp.cli.parser import (
     Commands,
     add_corpus,
@@ -99,6 +99,13 @@ def add_parser(commands: Commands) -> None:
         help="with --from: start from the codes and steps of this packed model, such as a folder "
         "of minimtp quantize --method gptq (see --weight-scales)",
     )
+    add(
+        "--disk",
+        type=number,
+        metavar="GB",
+        help="with --store-states: let the states take at most so many 10^9 bytes of the disk "
+        "(default: half of what is free, at most 34)",
+    )
     add_device(parser)
     add_threads(parser)
     add_kernels(parser)
@@ -138,6 +145,7 @@ def run(options: argparse.Namespace) -> int:
         device=options.device,
         threads=options.threads,
         encoding=options.encoding,
+        disk_gb=options.disk,
     )
     if result.evaluation:
         if result.evaluated_at != result.step:
@@ -182,6 +190,8 @@ def _note_unused(options: argparse.Namespace, recipe: Recipe) -> None:
     note_unused_threads(options)
     if not (options.corpus or options.resume or options.start_from):
         note_unused(options, ["--encoding"], "it is for the files of --corpus")
+    if not recipe.store_states:
+        note_unused(options, ["--disk"], "no states are stored (see --store-states)")
     if recipe.heads == "none":
         note_unused(options, HEAD_OPTIONS, "the model has no prediction heads (see --heads)")
     if recipe.quantization == "none":

@@ -13,8 +13,8 @@ computed alone. So they depend on model and window only, and a run does not depe
 them is stored, or on where it was interrupted. The rounding moves the distributions of SmolLM2-135M
 by 5e-7 nats on average, and by 9e-6 at most (Kullback-Leibler divergence, 4,096 positions).
 
-**Room.** Only what fits is stored: at most MAX_BYTES, and at most half of the free disk. If no
-window is used twice, nothing is stored.
+**Room.** Only what fits is stored: at most what the caller allows (MAX_BYTES by default), and at
+most half of the free disk. If no window is used twice, nothing is stored.
 
 **The file** belongs to one model, text and precision: they are named in its header, by their
 checksums. Damaged windows are found by theirs, and computed again (files/sealed_blocks.py).
@@ -89,6 +89,11 @@ class StoredStates:
                 self._write(window, found[row].tobytes())
         return array_module(tokens).asarray(found).astype("float32")
 
+    @property
+    def max_bytes(self) -> int:
+        """The bytes of the file, once every window that has a place in it is stored."""
+        return 2 * self.stored * self.size[0] * self.size[1]
+
     def close(self, delete: bool = False) -> None:
         """Close the file. delete: the run is finished, so the file is of no more use."""
         if self._blocks is not None:
@@ -155,19 +160,21 @@ def open_states(
     folder: Path | None,
     like: Array,
     report: Callable[[str], None],
+    max_bytes: int | None = None,
 ) -> StoredStates:
     """Return the states of a model for a run of `recipe` on `corpus`.
 
     whose: "teacher" or "trunk". folder: the run folder, or None to store nothing. like: an array of
-    the device. report: called with a line on what is stored, and where. Raises UserError if the
-    file cannot be made.
+    the device. report: called with a line on what is stored, and where. max_bytes: of the file;
+    None means MAX_BYTES. Raises UserError if the file cannot be made.
     """
     length, width = recipe.tokens_per_sequence, (1 + len(model.layers)) * model.config.hidden_size
     compute = forward_of(model)
     windows = len(corpus.train) // length
     window_bytes = 2 * length * width
     path = None if folder is None else folder / f"{whose}-states.bin"
-    room = 0 if path is None else min(MAX_BYTES, _free_bytes(path) // 2)
+    allowed = MAX_BYTES if max_bytes is None else max_bytes
+    room = 0 if path is None else min(allowed, _free_bytes(path) // 2)
     stored = min(windows, room // window_bytes)
     why = "there is no room for them" if path else "several processes share the run"
     if recipe.steps * recipe.batch_size <= windows:

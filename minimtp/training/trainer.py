@@ -100,9 +100,16 @@ class Trainer:
         self.teacher_states: StoredStates | None = None
         self._corpus: Corpus | None = None  # whose windows have these states
 
-    def open_states(self, corpus: Corpus, folder: Path, report: Callable[[str], None]) -> None:
+    def open_states(
+        self,
+        corpus: Corpus,
+        folder: Path,
+        report: Callable[[str], None],
+        max_bytes: int | None = None,
+    ) -> None:
         """Let all steps read the states of a frozen trunk and of the teacher from files in the run
-        folder, as the recipe says. report: called with a line on what is stored.
+        folder, as the recipe says. report: called with a line on what is stored. max_bytes: of all
+        files together; None leaves the choice to `stored_states.open_states`.
         """
         from minimtp.training.stored_states import open_states
 
@@ -112,9 +119,11 @@ class Trainer:
         with matmul_precision(recipe.precision, self.device):
             if recipe.freeze_trunk:
                 self._quantize_when_due()
-                self.trunk_states = open_states("trunk", self.model, *rest)
+                self.trunk_states = open_states("trunk", self.model, *rest, max_bytes)
+                if max_bytes is not None:
+                    max_bytes -= self.trunk_states.max_bytes
             if self.teacher is not None:
-                self.teacher_states = open_states("teacher", self.teacher, *rest)
+                self.teacher_states = open_states("teacher", self.teacher, *rest, max_bytes)
 
     def advance(self, tokens: Array) -> tuple[np.ndarray, float, float]:
         """Take one step on a batch (B, T + 1 + K) on the host or the device.

@@ -68,6 +68,33 @@ def test_a_run_is_the_same_whether_its_states_are_stored_or_computed_in_every_st
     assert not list(tmp_path.rglob("*states*"))  # all runs are finished
 
 
+def test_the_states_of_trunk_and_teacher_together_take_no_more_of_the_disk_than_is_allowed(
+    source, short, tmp_path
+):
+    window = 16 * 32 * 2  # bytes
+    recipe = recipe_of(**HEADS, freeze_trunk=True, head_targets="teacher", store_states=True)
+    teacher, found = tmp_path / "teacher", []
+    train(recipe_of(**HEADS, steps=2), short, teacher, threads=1, report=quiet)
+    start = Start(start_from=source, teacher=teacher)
+    for windows in (0, 4, 13, 100):
+        lines, out = [], tmp_path / str(windows)
+        train(
+            recipe, short, out, start, threads=1, report=lines.append, stop_at_step=9,
+            disk_gb=(windows * window + 1) / 1e9,
+        )  # fmt: skip
+        used = [path.stat().st_size for path in out.glob("*-states.bin")]
+        # Besides, each file has a header, and each window its checksum.
+        assert sum(used) <= windows * (window + 8) + 4096 * len(used)
+        text = " ".join(lines)
+        assert [f"stored: {n} of 10 windows" in text for n in (4, 10, 3)] == {
+            0: [False, False, False], 4: [True, False, False],
+            13: [False, True, True], 100: [False, True, False],
+        }[windows]  # fmt: skip
+        train(None, short, out, Start(resume=True), threads=1, report=quiet, disk_gb=0)
+        found.append(stored(out))
+    assert all(one == found[0] for one in found)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_an_interrupted_run_resumes_with_the_states_that_it_has_and_ends_with_the_same_bits(
     case, source, short, tmp_path

@@ -21,6 +21,7 @@ from minimtp.arguments import (
     WORD,
     checked_arguments,
     instance,
+    number,
     optional,
     whole,
 )
@@ -77,6 +78,7 @@ class TrainingResult:
     threads=optional(THREADS),
     report=optional(CALLABLE),
     encoding=optional(WORD),
+    disk_gb=optional(number("a number from 0 to 1000000", lambda gb: 0 <= gb <= 1e6)),
 )
 def train(
     recipe: Recipe | None = None,
@@ -89,6 +91,7 @@ def train(
     threads: int | None = None,
     report: Report | None = None,
     encoding: str | None = None,
+    disk_gb: float | None = None,
 ) -> TrainingResult:
     """Train a model and write it to the run folder `out`.
 
@@ -99,6 +102,8 @@ def train(
     stop_at_step: save and return at this step, as if interrupted.
     report: called with each line of the report (None: standard error).
     encoding: of the files in `corpus` that are not UTF-8 (data/encoding.py).
+    disk_gb: 10⁹ bytes that `store_states` may take on the disk; None means half of what is free, at
+        most 34.
 
     All processes that mpirun started share the run (distributed.py).
 
@@ -119,6 +124,7 @@ def train(
             device,
             threads,
             report,
+            disk_gb,
         )
 
 
@@ -131,6 +137,7 @@ def _train(
     device: str,
     threads: int | None,
     report: Report,
+    disk_gb: float | None,
 ) -> TrainingResult:
     """Train from the beginning on. The arguments are those of `train`."""
     out = writer.folder
@@ -163,7 +170,8 @@ def _train(
         with _open_log(out, trainer.step, state, report, team) as log:
             _describe(trainer, corpus, report)
             if recipe.store_states:
-                trainer.open_states(corpus, out, report)
+                max_bytes = None if disk_gb is None else int(1e9 * disk_gb)
+                trainer.open_states(corpus, out, report, max_bytes)
             Loop(trainer, corpus, writer, log, state).run(last_step, report)
             result = _result(out, trainer.step, recipe, state)
     except Interrupted:
