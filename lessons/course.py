@@ -17,6 +17,7 @@ and with --show-settings also the settings of the training runs.
 import argparse
 import importlib
 import inspect
+import io
 import sys
 import time
 import traceback
@@ -136,6 +137,8 @@ def run(number: int, main: Callable[[Lesson], None], arguments: list[str] | None
     """
     parser = make_parser(number, main.__doc__)
     options = parser.parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # a file, too, receives each result at once
     try:
         device = choose_device(options.device)
         recipe = recipe_of(number, options.preset)
