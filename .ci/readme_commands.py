@@ -45,7 +45,7 @@ def small(command: str) -> str | None:
     if command.startswith("minimtp compare --from smollm2"):
         command = command.replace("--from smollm2", "--from runs/mine")
         return f"{command} --preset tiny --out runs/smollm2"
-    command = command.replace("runs/lessons/standard/", "runs/lessons/tiny/")
+    command = re.sub(r"runs/lessons/\w+/", "runs/lessons/tiny/", command)
     command = command.replace("/lesson11/smollm2/", "/lesson11/tiny/")
     if command.startswith("minimtp chat runs/smollm2"):
         return "minimtp chat smollm2"  # the small model has no chat template

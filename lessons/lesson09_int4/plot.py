@@ -37,7 +37,8 @@ def draw(figure: "Figure", speeds: Speeds, limits: Speeds, costs: dict[str, list
     draw_speeds(bars, speeds, limits)
     for name, cost in costs.items():
         rows.plot(ROWS, cost, "o-", color=COLOURS[name], label=name, markersize=4)
-    rows.set(title="time for T rows over one", xlabel="rows T", ylim=(0, max(ROWS)), xticks=ROWS)
+    rows.set(title="time for T rows / time for one", xlabel="rows T")
+    rows.set(ylim=(0, max(ROWS)), xticks=ROWS)
     rows.legend(fontsize=9)
     for axes in (bars, rows):
         axes.grid(alpha=0.3)

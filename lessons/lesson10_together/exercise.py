@@ -37,12 +37,13 @@ class Speed:
         return sum(self.drafted)
 
     def speedup_over(self, other: "Speed") -> float:
-        """Return the median over prompts and repeats of the ratio of two neighbouring runs.
+        """Return the median of the ratios of all pairs: one run of each variant, on the same prompt
+        in the same repeat.
 
-        A text that ended with its first token has no speed and is left out.
+        A text that ended with its first token has no speed, and its pair is left out.
         """
         raise NotImplementedError(
-            "lesson 10: which two runs are neighbours? which statistic of their ratios is robust?"
+            "lesson 10: take the median of the ratios of all pairs; which two runs are a pair?"
         )
 
 
@@ -78,22 +79,6 @@ class NgramDrafter:
         raise NotImplementedError(
             "lesson 10: find the longest suffix that occurs earlier, and return what follows it"
         )
-
-    def _longest_repeated_suffix(self) -> tuple[int, int]:
-        """Return the length of the longest repeated suffix and the start of its latest earlier
-        occurrence.
-        """
-        text, found = self._text, self.min_length
-        missing = min(self.max_length, len(text) - 1) + 1  # a length that is too long
-        place = text.rfind(text[-found:], 0, -1)
-        while missing - found > 1:
-            tried = (found + missing) // 2
-            earlier = text.rfind(text[-tried:], 0, -1)
-            if earlier < 0:
-                missing = tried
-            else:
-                found, place = tried, earlier
-        return found, place
 
 
 def survival(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lessons import course
 from minimtp.backend import Device
+from minimtp.compare.pretrained.configurations import LLAMA
 from minimtp.compare.result_cache import Figures
 from minimtp.compare.run import require_no_differences
 from minimtp.decode.decoder import deploy
@@ -65,7 +66,9 @@ def show(lesson: course.Lesson, found: Results) -> None:
     print(f"\n{'size':<30}{'weights':>12}{'bits each':>12}{'memory':>12}")
     for c in found:
         size, memory = (f"{c[key] / 1e6:,.1f} MB" for key in ("weight_bytes", "memory_bytes"))
-        print(f"  {c['title']:<28}{size:>12}{c['bits_per_weight']:>12.2f}{memory:>12}")
+        # The file of llama.cpp also holds the tokenizer.
+        bits = "-" if c["name"] == LLAMA else f"{c['bits_per_weight']:.2f}"
+        print(f"  {c['title']:<28}{size:>12}{bits:>12}{memory:>12}")
     before, now = (f"{lost(by_name[n], 'chat'):.2f} %" for n in ("int4_rtn", "mtp_qat_int4"))
     title = "increase of nats per token on conversations with 4-bit weights"
     lesson.result(title, ("rounded to nearest", before), ("GPTQ, then training", now))

@@ -3,8 +3,9 @@
 The speed of a shared machine drifts. If one variant is measured in a quiet minute and the next in a
 busy one, the two figures cannot be compared. The variants therefore alternate prompt by prompt in
 one process. One run is one generated sequence. A speed is the median over the repeats of the whole
-set of prompts, given with its range. A speed-up is the median of the ratios of runs that were
-neighbours in time. Prefill is not counted, because it is the same for every variant.
+set of prompts, given with its range. A speed-up is the median of the ratios of all pairs of runs
+with the same prompt in the same repeat. Prefill is not counted, because it is the same for every
+variant.
 """
 
 import itertools
@@ -63,9 +64,10 @@ class Speed:
         return sum(self.drafted)
 
     def speedup_over(self, other: "Speed") -> float:
-        """Return the median over prompts and repeats of the ratio of two neighbouring runs.
+        """Return the median of the ratios of all pairs: one run of each variant, on the same prompt
+        in the same repeat.
 
-        A text that ended with its first token has no speed and is left out.
+        A text that ended with its first token has no speed, and its pair is left out.
         """
         mine = itertools.chain.from_iterable(self.rates)
         others = itertools.chain.from_iterable(other.rates)

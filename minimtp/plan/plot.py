@@ -52,7 +52,6 @@ def draw(axes: "Axes", plan: Plan, title: str) -> None:
             shift = {"xytext": (0, 7), "textcoords": "offset points", "ha": "center"}
             axes.annotate(label, place, color=colour, bbox=box, **shift)
     axes.plot([], [], "o", color="black", label="last number of requests with a gain of 5 %")
-    axes.axhline(1, color="black", linewidth=0.8)
     axes.set_xscale("log", base=2)
     ticks = [batch for batch in batches if batch.bit_count() == 1]
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])

@@ -65,7 +65,7 @@ class Round:
 def round_of(
     cost: PassCost, acceptance: Acceptance, batch: int, context: float, drafts: int
 ) -> Round:
-    """Return a round that drafts so many tokens."""
+    """Return a round that drafts this many tokens."""
     seconds = cost.pass_seconds(batch, 1 + drafts, context)
     seconds += cost.draft_seconds(batch, drafts, context)
     return Round(drafts, acceptance.tokens(drafts), seconds)
@@ -76,7 +76,7 @@ def best_round(
 ) -> Round:
     """Return the fastest round; without drafts if `acceptance` is None.
 
-    min_drafts: 0 lets the round rest, as adaptive drafting does; 1 always drafts.
+    min_drafts: 0 also allows a round without drafts, as adaptive drafting does; 1 always drafts.
     """
     if acceptance is None:
         return round_of(cost, Acceptance((0.0,)), batch, context, 0)

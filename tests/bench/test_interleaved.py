@@ -20,7 +20,7 @@ def speed(own, rates):
     return own(Speed)(0, 0, 0, 1, [], rates, [])
 
 
-def test_a_speedup_is_the_median_ratio_of_neighbouring_runs(own):
+def test_a_speedup_is_the_median_of_the_ratios_of_all_pairs(own):
     found = speed(own, [[20, 6], [9, 5]]).speedup_over(speed(own, [[10, 2], [9, 10]]))
     assert found == 1.5, f"the ratios are 2, 3, 1 and 0.5: expected their median, 1.5, got {found}"
 

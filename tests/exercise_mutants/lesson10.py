@@ -88,17 +88,6 @@ class NgramDrafter:
 EXERCISES[2] = Solutions(
     right={
         "every length, the longest first": LOOKUP,
-        "with the helper": """
-class NgramDrafter:
-    def draft(self, depth, rule):
-        length, place = self._longest_repeated_suffix()
-        if place < 0:
-            return [], None
-        start = place + length
-        period = len(self._text) - start
-        count = min(depth, 2 * length)
-        return [ord(self._text[start + i % period]) for i in range(count)], None
-""",
         "the draft becomes part of the text": """
 class NgramDrafter:
     def draft(self, depth, rule):

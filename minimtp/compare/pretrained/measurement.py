@@ -70,7 +70,7 @@ def measure_configurations(
             "title": TITLES[LLAMA],
             "folder": results["mtp_qat_int4"]["folder"],
             "weight_bytes": llama.weight_bytes,
-            "bits_per_weight": results["mtp_qat_int4"]["bits_per_weight"],
+            "bits_per_weight": results["int4_gptq"]["bits_per_weight"],  # also without heads
         } | llama.quality(quality)
     add_quality_percent(results)
     memory = get_part("memory", partial(_memory, runs, texts, sizes, device, llama))

@@ -36,8 +36,8 @@ def draw(figure: "Figure", configurations: list[Figures]) -> None:
         c | {"loss": {kind: 100.0 * (100.0 / q - 1.0) for kind, q in c["quality_percent"].items()}}
         for c in rounded
     ]
-    _bars(loss, lost, "loss", "what rounding costs", "nats per token, % above float32")
-    _bars(divergence, rounded, "kl", "distance from float32", "KL divergence, nats per token")
+    _bars(loss, lost, "loss", "what rounding costs", "increase of nats over float32, %")
+    _bars(divergence, rounded, "kl", "distance from float32", "KL divergence from float32, nats")
     handles, labels = speed.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
 

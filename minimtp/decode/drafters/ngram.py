@@ -56,24 +56,24 @@ class NgramDrafter:
         self._known = max(self._known, len(text))
         if len(text) <= min_length or text[-min_length:] not in self._seen:
             return [], None
-        length, place = self._longest_repeated_suffix()
+        length, place = longest_repeated_suffix(text, min_length, self.max_length)
         start = place + length
         period = len(text) - start
         count = min(depth, 2 * length)
         return [ord(text[start + index % period]) for index in range(count)], None
 
-    def _longest_repeated_suffix(self) -> tuple[int, int]:
-        """Return the length of the longest repeated suffix and the start of its latest earlier
-        occurrence.
-        """
-        text, found = self._text, self.min_length
-        missing = min(self.max_length, len(text) - 1) + 1  # a length that does not occur
-        place = text.rfind(text[-found:], 0, -1)
-        while missing - found > 1:
-            tried = (found + missing) // 2
-            earlier = text.rfind(text[-tried:], 0, -1)
-            if earlier < 0:
-                missing = tried
-            else:
-                found, place = tried, earlier
-        return found, place
+
+def longest_repeated_suffix(text: str, min_length: int, max_length: int) -> tuple[int, int]:
+    """Return the length of the longest repeated suffix and the start of its latest earlier
+    occurrence. One of min_length must occur.
+    """
+    found, missing = min_length, min(max_length, len(text) - 1) + 1  # a length that does not occur
+    place = text.rfind(text[-found:], 0, -1)
+    while missing - found > 1:
+        tried = (found + missing) // 2
+        earlier = text.rfind(text[-tried:], 0, -1)
+        if earlier < 0:
+            missing = tried
+        else:
+            found, place = tried, earlier
+    return found, place

@@ -60,14 +60,15 @@ def test_each_byte_of_q4_0_holds_the_codes_for_the_same_place_of_two_activation_
     by_row = packed.reshape(-1, groups, 4, 4)
     for step in range(4):
         for b in range(4):
-            low, high = (codes[:, 8 * step + half + b :: GROUP] + 8 for half in (0, 4))  # (N, K/32)
-            found = by_row[:rows, :, step, b]
-            assert np.array_equal(found & 15, low), (
-                f"low half of byte {b}, step {step}: expected code k = {8 * step + b}, plus 8"
-            )
-            assert np.array_equal(found >> 4, high), (
-                f"high half of byte {b}, step {step}: expected code k = {8 * step + 4 + b}, plus 8"
-            )
+            here = by_row[:rows, :, step, b]  # (N, K/32)
+            for half, found, k in (("low", here & 15, 0), ("high", here >> 4, 4)):
+                k += 8 * step + b
+                expected = codes[:, k::GROUP] + 8
+                assert np.array_equal(found, expected), (
+                    f"{half} half of byte {b}, step {step}: expected the code of input {k}, plus "
+                    f"8, which is {expected[found != expected][0]}, "
+                    f"got {found[found != expected][0]}"
+                )
 
 
 @given(rows=outputs, groups=groups, steps=st.sampled_from([4, 8]), seed=seeds)

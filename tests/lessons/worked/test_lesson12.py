@@ -74,10 +74,12 @@ def test_drafts_pay_up_to_a_few_requests():
     assert len({milliseconds(cost, rows) for rows in requests}) == 1
     assert row(section, "rows with 3 drafts") == [4 * batch for batch in requests]
     times = [milliseconds(cost, 4 * batch) for batch in requests]
-    assert row(section, "pass in ms") == pytest.approx(times, abs=0.005)
+    assert row(section, "time of that pass, ms") == pytest.approx(times, abs=0.005)
     gains = [float(gain(cost, batch, 3)) for batch in requests]
     assert row(section, "speed-up")[:4] == gains and gains[1] > 1 > gains[-1]
-    assert_shown(f"E(1) = {TOKENS(1):.1f} tokens in twice the time are {gain(cost, 8, 1, 1)}.")
+    assert_shown(
+        f"E(1) = {TOKENS(1):.1f} tokens take twice the time, a speed-up of {gain(cost, 8, 1, 1)}."
+    )
 
 
 def test_int4_and_drafts_spend_the_same_arithmetic():
