@@ -124,7 +124,7 @@ def _conditions(result: Mapping[str, object], drafting: Sequence[Row]) -> str:
     equal = sum(row["equal_texts"] for row in promised)
     threads = "" if result.get("device") == "cuda" else "one thread, "
     return (
-        "Speed-up over plain decoding of the same model (median of neighbouring runs) and tokens "
+        "Speed-up over plain decoding of the same model (median over pairs of runs) and tokens "
         f"per step. Losses are bold: {_counted(losses(drafting), drafting)}. Adaptive drafting, "
         f"the default of `generate`, loses in {_counted(losses(adaptive), adaptive)}. "
         f"{result['parameters']:,} parameters at {result['bits_per_weight']:.2f} bits per weight, "

@@ -3,7 +3,7 @@
 The speed-up depends on the text. Every drafter, with every verification rule, therefore continues
 prompts of three kinds (prompts.py) at several temperatures, alternating with plain decoding
 (bench/interleaved.py). A speed is the median over the repeats, with its range. A speed-up is the
-median of the ratios of neighbouring runs, with their middle half. If a speed-up is below 1, the
+median of the ratios of pairs of runs, with their middle half. If a speed-up is below 1, the
 report lists the case as losing.
 
 **Predicted** is the standard estimate (Leviathan et al. 2023, 2211.17192, section 3.3), with every
