@@ -30,8 +30,8 @@ def draw(
     rounding = [1e-16 / h for h in steps]
     truncation = [h * h * errors[0] / steps[0] ** 2 for h in steps]
     accuracy.loglog(steps, errors, "o-", color="#ca6f1e")
-    accuracy.loglog(steps, rounding, ":", color="grey", label="rounding, 1e-16 / h")
-    accuracy.loglog(steps, truncation, "--", color="grey", label="not a parabola, h²")
+    accuracy.loglog(steps, rounding, ":", color="grey", label="rounding: 1e-16 / h")
+    accuracy.loglog(steps, truncation, "--", color="grey", label="proportional to h²")
     accuracy.set_ylim(min(errors) / 10, max(errors) * 10)
     accuracy.legend(fontsize=8)
     accuracy.set(

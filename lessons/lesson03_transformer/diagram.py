@@ -36,8 +36,7 @@ def draw_block(axes: "Axes") -> None:
         arrow(axes, (6.4, bottom + 0.45), (6.4, bottom + 1.1))
         box(axes, (6.4, bottom + 1.75), f"{name}\n{detail}", colour, 1.3)
         arrow(axes, (6.4, bottom + 2.4), (6.4, bottom + 3.3))
-        axes.plot([6.4, 2.4], [bottom + 3.3] * 2, color="black", linewidth=1.2)
-        arrow(axes, (2.9, bottom + 3.3), (2.3, bottom + 3.3))
+        arrow(axes, (6.4, bottom + 3.3), (2.3, bottom + 3.3))
         axes.text(
             2, bottom + 3.3, "+", ha="center", va="center", fontsize=14,
             bbox={"boxstyle": "circle,pad=0.15", "facecolor": "white", "edgecolor": "black"},

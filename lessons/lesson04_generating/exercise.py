@@ -62,8 +62,8 @@ class KeyValueCache:
         return self.keys.nbytes + self.values.nbytes
 
     def layer(self, layer: int) -> tuple[Array, Array]:
-        """Return views of all keys (G, C, S) and values (S, G, C) of one layer. Positions before
-        `length` are committed.
+        """Return views of all keys (G, C, S) and values (S, G, C) of one layer. Only positions
+        before `length` hold rows.
         """
         return self._layers[layer]
 
@@ -92,8 +92,8 @@ def truncate(scores: Array, top_k: int, top_p: float) -> Array:
 
     Of each row, the top_k highest scores are kept (0: all), and of these the highest until their
     probabilities, the softmax of the kept scores, reach top_p together (1: all). Ties go to the
-    lowest token, and the highest score is always kept. So are all scores that are NaN, so that
-    whoever samples finds them. If all are kept, the result is `scores`.
+    lowest token, and the highest score is always kept. So are scores that are NaN, so that sampling
+    detects them. If all are kept, the result is `scores`.
     """
     raise NotImplementedError(
         "lesson 4: rank the tokens, apply top-k and top-p to the ranks, map back to tokens"

@@ -80,8 +80,8 @@ class KeyValueCache:
         return self.keys.nbytes + self.values.nbytes
 
     def layer(self, layer: int) -> tuple[Array, Array]:
-        """Return views of all keys (G, C, S) and values (S, G, C) of one layer. Positions before
-        `length` are committed.
+        """Return views of all keys (G, C, S) and values (S, G, C) of one layer. Only positions
+        before `length` hold rows.
         """
         return self._layers[layer]
 

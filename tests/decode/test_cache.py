@@ -1,5 +1,7 @@
 """The key/value cache compared with a list of rows."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -15,9 +17,16 @@ LAYERS, CONTEXT, HEADS, HEAD_DIM = 2, 12, 2, 4
 
 def append(cache, rows):
     """Append rows (T, layers, heads, head_dim) as keys, and the negated rows as values."""
+    before = cache.length
     for layer in range(LAYERS):
         cache.write(layer, rows[:, layer], -rows[:, layer])
+        check_length(cache, before, f"write of {len(rows)} rows must not change it")
     cache.extend(len(rows))
+    check_length(cache, before + len(rows), f"extend({len(rows)}) must add to it")
+
+
+def check_length(cache, expected, action):
+    assert cache.length == expected, f"the length is {cache.length}, expected {expected}: {action}"
 
 
 @given(
@@ -36,6 +45,7 @@ def test_after_any_appends_and_truncations_the_cache_holds_the_rows_of_a_plain_l
         elif count <= len(expected):
             cache.truncate(count)
             del expected[count:]
+            check_length(cache, count, f"truncate({count}) must set it")
         assert len(cache) == cache.length == len(expected)
         for layer in range(LAYERS):
             keys, values = cache.layer(layer)
@@ -76,22 +86,34 @@ def test_write_returns_the_views_of_its_layer_and_does_not_change_the_length(own
             )
         np.testing.assert_array_equal(keys[:, :, first : first + 3].transpose(2, 0, 1), rows)
         np.testing.assert_array_equal(values[first : first + 3], -rows)
-        assert cache.length == first
+        check_length(cache, first, "write must not change it")
         cache.extend(3)
 
 
-# The messages are not compared: a reader may write others.
+@contextmanager
+def must_raise(call):
+    """Fail with the call's name if the block raises no ValueError.
+
+    The message of the error is not compared: a reader may write another.
+    """
+    try:
+        yield
+    except ValueError:
+        return
+    raise AssertionError(f"{call} must raise a ValueError")
+
+
 @pytest.mark.parametrize(("used", "rows"), [(0, CONTEXT + 1), (10, 3), (CONTEXT, 1)])
 def test_rows_beyond_the_context_are_rejected_and_leave_the_cache_unchanged(own, used, rows):
     cache = own(KeyValueCache)(LAYERS, CONTEXT, HEADS, HEAD_DIM)
     append(cache, np.ones((used, LAYERS, HEADS, HEAD_DIM), np.float32))
     before = cache.keys.copy(), cache.values.copy()
     more = np.full((rows, HEADS, HEAD_DIM), 7, np.float32)
-    with pytest.raises(ValueError):
+    with must_raise(f"write of {rows} rows after {used}, in a cache for {CONTEXT},"):
         cache.write(0, more, more)
-    with pytest.raises(ValueError):
+    with must_raise(f"extend({rows}) with {used} rows, in a cache for {CONTEXT},"):
         cache.extend(rows)
-    assert cache.length == used
+    check_length(cache, used, "an error must leave it unchanged")
     np.testing.assert_array_equal(cache.keys, before[0])
     np.testing.assert_array_equal(cache.values, before[1])
 
@@ -99,18 +121,18 @@ def test_rows_beyond_the_context_are_rejected_and_leave_the_cache_unchanged(own,
 def test_extending_a_cache_by_a_negative_number_of_rows_is_an_error(own):
     cache = own(KeyValueCache)(LAYERS, CONTEXT, HEADS, HEAD_DIM)
     append(cache, np.ones((3, LAYERS, HEADS, HEAD_DIM), np.float32))
-    with pytest.raises(ValueError):
+    with must_raise("extend(-1)"):
         cache.extend(-1)
-    assert cache.length == 3
+    check_length(cache, 3, "an error must leave it unchanged")
 
 
 @pytest.mark.parametrize("length", [-1, 4])
 def test_truncating_a_cache_to_a_negative_or_larger_length_is_an_error(own, length):
     cache = own(KeyValueCache)(LAYERS, CONTEXT, HEADS, HEAD_DIM)
     append(cache, np.ones((3, LAYERS, HEADS, HEAD_DIM), np.float32))
-    with pytest.raises(ValueError):
+    with must_raise(f"truncate({length}) with 3 rows"):
         cache.truncate(length)
-    assert cache.length == 3
+    check_length(cache, 3, "an error must leave it unchanged")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -50,8 +50,8 @@ def truncate(scores: Array, top_k: int, top_p: float) -> Array:
 
     Of each row, the top_k highest scores are kept (0: all), and of these the highest until their
     probabilities, the softmax of the kept scores, reach top_p together (1: all). Ties go to the
-    lowest token, and the highest score is always kept. So are all scores that are NaN, so that
-    whoever samples finds them. If all are kept, the result is `scores`.
+    lowest token, and the highest score is always kept. So are scores that are NaN, so that sampling
+    detects them. If all are kept, the result is `scores`.
     """
     if not 0 < top_k < scores.shape[-1] and top_p >= 1:
         return scores
