@@ -136,7 +136,7 @@ def most_for(values, kind):
 
 
 STATEMENTS = {  # sentences of the text, and whether they hold for the measured model
-    "about a quarter of the most likely next tokens change": lambda: (
+    "another most likely next token at about a quarter of the positions": lambda: (
         0.2 < sum(changed_tokens()) / len(KINDS) < 0.3
     ),
     "differs from `int4, GPTQ` in the method *and* in the format": lambda: (
@@ -154,7 +154,7 @@ STATEMENTS = {  # sentences of the text, and whether they hold for the measured 
             for kind in KINDS
         )
     ),
-    "By the next tokens that change, it leaves about half": lambda: all(
+    "Measured by changed next tokens, about half": lambda: all(
         0.4 < gptq / rounded < 0.6
         for gptq, rounded in zip(changed_tokens("int4_gptq"), changed_tokens(), strict=True)
     ),

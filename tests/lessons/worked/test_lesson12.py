@@ -131,6 +131,21 @@ def test_drafting_takes_time_in_the_plan():
     gain = tokens * plain / (verify + drafting)
     assert f"{tokens:.2f} · {1e3 * plain:.2f} / ({1e3 * verify:.2f} + {1e3 * drafting:.2f})" in TEXT
     assert f" = {gain:.2f}\n" in TEXT and printed_table(12, CARD)["MTP"][0] == round(gain, 2)
+    int4 = {c.name: c for c in candidates(model("8b"), card, settings)}["MTP + QAT int4"].cost(1)
+    faster, drafting = (
+        int4.pass_seconds(1, 1, settings.context),
+        int4.draft_seconds(1, drafts, settings.context),
+    )
+    gain = tokens * plain / (faster + drafting)
+    line = f"({1e3 * faster:.2f} + {1e3 * drafting:.2f}) = {gain:.2f}"
+    assert f"{tokens:.2f} · {1e3 * plain:.2f} / {line}" in prose(12)
+
+
+def test_the_gains_for_64_requests_do_not_multiply():
+    table = printed_table(12, "Llama 3.1 8B on one H100")
+    drafts, int4, both = (table[name][3] for name in ("MTP", "QAT int4", "MTP + QAT int4"))
+    product = f"not `{drafts:.2f} · {int4:.2f} = {drafts * int4:.2f}`"
+    assert f"but both together gain {both:.2f} x, {product}" in prose(12)
 
 
 def test_the_requests_are_as_long_as_the_text_says():
@@ -193,7 +208,7 @@ STATEMENTS = {  # sentences of the text, and whether they hold for the run that 
         printed_table(12, HERE)["QAT int4"][0] == 2.60
     ),
     "From two requests on, drafts gain nothing": lambda: (
-        max(printed_table(12, "lesson 5, measured")["drafts over no drafts"][1:]) < 1.05
+        max(printed_table(12, "lesson 5, from measured passes")["drafts over no drafts"][1:]) < 1.05
     ),
     "On one core, the balance is at a handful of rows": lambda: max(of_the_core(2)) < 16,
     "four requests at a time leave drafts nothing to gain with 16-bit weights": lambda: (
