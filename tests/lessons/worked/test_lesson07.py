@@ -32,7 +32,7 @@ def test_five_numbers_through_q4_0():
     assert row(text, "error / d")[:5] == pytest.approx(errors, abs=1e-6)
     assert row(text, "code + 8") == (codes[0, :5] + 8).tolist()
     assert "byte " + " ".join(f"0x{byte:02x}" for byte in packed[2:7]) in " ".join(text.split())
-    assert "the bytes " + " ".join(f"{byte:02x}" for byte in packed[:2]) in text
+    assert "the bytes " + " ".join(f"0x{byte:02x}" for byte in packed[:2]) in text
 
 
 def test_three_codes_of_three_bits():
