@@ -69,7 +69,8 @@ def show_measured(plan: Plan) -> None:
     """Print what drafting gains for a model that was measured."""
     pairs = dict(plan.speedups[DRAFTING])
     batches = [batch for batch in (1, 2, 4, 8, 16) if batch in pairs]
-    print(f"\n{'lesson 5, from measured passes':<30}" + "".join(f"{f'B = {batch}':>10}" for batch in batches))
+    heads = "".join(f"{f'B = {batch}':>10}" for batch in batches)
+    print(f"\n{'lesson 5, from measured passes':<30}{heads}")
     print(f"  {'drafts over no drafts':<28}" + "".join(f"{pairs[b]:>8.2f} x" for b in batches))
 
 
