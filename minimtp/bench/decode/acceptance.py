@@ -98,6 +98,7 @@ def measure_acceptance(
             rows.append(_row(kind, temperature, name, counts))
     result = {
         "measurement": "acceptance", "model": str(path), "heads": loaded.recipe.heads,
+        "trained_tokens": loaded.tokens, "text_tokens": loaded.corpus.get("training_tokens"),
         "prompts": prompts, "new_tokens": new_tokens, "depth": DEPTH, "seed": seed,
         "kernels": kernels.describe(choose_device(device).name)[0],
         "versions": machine.versions(), "rows": rows,
@@ -167,9 +168,13 @@ def table(result: Mapping[str, object], markdown: bool = False) -> str:
     for depth in range(len(found["heads", *columns[0]]["accepted"])):
         cells = [f"{found['heads', *column]['accepted'][depth]:.2f}" for column in columns]
         depths.append([f"draft {depth + 1} accepted", *cells])
+    heads = f"{result['heads']} heads"
+    if result.get("text_tokens"):  # recorded since 2026-11-30
+        heads += f" trained for {result['trained_tokens']:,} tokens on a text of "
+        heads += f"{result['text_tokens']:,}"
     note = (
         f"{result['prompts']} held-out prompt{'s' * (result['prompts'] != 1)} of each kind, "
-        f"at most {result['new_tokens']} new tokens, {result['heads']} heads, "
+        f"at most {result['new_tokens']} new tokens, {heads}, "
         f"at most {result['depth']} of their drafts in a round. "
         "Tokens per pass of the target; below, how often each of the heads' drafts was accepted if "
         "the ones before it were."

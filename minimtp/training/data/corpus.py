@@ -100,6 +100,7 @@ class Corpus:
         folder: the run folder, relative to which `recorded` finds the text again after a move.
         """
         described = {"name": self.name, "sources": self.sources, "fingerprint": self.fingerprint}
+        described["training_tokens"] = len(self.train)
         if self.encoding is not None:
             described["encoding"] = self.encoding
         if folder is not None:

@@ -86,6 +86,7 @@ class CorpusRecord(Struct):
     name: str = ""
     sources: list[StoredPath] = []
     fingerprint: str | None = None
+    training_tokens: Count | None = None
     encoding: str | None = None
     folder: StoredPath | None = None
 
@@ -116,7 +117,7 @@ class Checkpoint:
     """The content of one checkpoint file.
 
     step, tokens: optimizer steps taken and tokens seen so far.
-    corpus: name, sources and fingerprint of the text. tokenizer: the result of its `to_dict`.
+    corpus: name, sources, fingerprint and size of the text. tokenizer: the result of its `to_dict`.
     packed: how the weights were rounded, if they are stored as packed blocks.
     state: JSON values that only the training loop uses (seconds, shards, evaluation, ...).
     source: names the checkpoint in messages: its path if it was read from a file.
