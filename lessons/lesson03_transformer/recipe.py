@@ -28,6 +28,7 @@ INTRODUCES = (
     "minimtp.training.run.start",
     "minimtp.training.run.loop",
     "minimtp.training.run.quantized_start",
+    "minimtp.training.run.teacher",
     "minimtp.training.run.train",
     "minimtp.formats.load",
 )

@@ -13,7 +13,8 @@ from minimtp.training.build import build_model
 from minimtp.training.data.file_tokenizer import FileTokenizer
 from minimtp.training.data.tokenizer_content import TokenizerSettings
 from minimtp.training.presets import preset
-from tests.training.data.test_text_survives import content, pieces_content
+from tests.training.data.test_pieces import pieces_content
+from tests.training.data.test_text_survives import content
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("tokenizers") is None, reason="needs the extra interop (tokenizers)"

@@ -27,7 +27,8 @@ from minimtp.training.data.tokenizer_content import TokenizerSettings
 from minimtp.training.presets import preset
 from tests.formats.gguf.raw import Tensor, contents, file_bytes
 from tests.fuzz.mutate import damaged_bytes, damaged_json, json_bytes, must_be_refused_or_right
-from tests.training.data.test_text_survives import content, pieces_content
+from tests.training.data.test_pieces import pieces_content
+from tests.training.data.test_text_survives import content
 
 pytestmark = [
     pytest.mark.slow,

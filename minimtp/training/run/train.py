@@ -26,27 +26,26 @@ from minimtp.arguments import (
     whole,
 )
 from minimtp.backend import Device, blas_threads_warning, choose_device
-from minimtp.backend import numpy as np
 from minimtp.engine import precision
 from minimtp.engine.flat import parameter_count
 from minimtp.errors import UserError, naming
 from minimtp.files import OneWriter, set_aside
 from minimtp.machine import available_cores
-from minimtp.model.tokenizer import Tokenizer, same_tokens
-from minimtp.training.build import DRAFT_VOCABULARY, Model
+from minimtp.training.build import DRAFT_VOCABULARY
 from minimtp.training.data.corpus import CORPUS, Corpus
 from minimtp.training.evaluate import Evaluation
 from minimtp.training.recipe import Recipe
 from minimtp.training.run import checkpoint
 from minimtp.training.run.checkpoint import Checkpoint
 from minimtp.training.run.distributed import SingleProcess
-from minimtp.training.run.folder import LoadedRun, load_run
+from minimtp.training.run.folder import LoadedRun
 from minimtp.training.run.interrupt import Interrupted
 from minimtp.training.run.log import RunLog, SilentLog
 from minimtp.training.run.loop import Loop, evaluation_is_lost
 from minimtp.training.run.mpirun import join, use_own_gpu
 from minimtp.training.run.quantized_start import with_start
 from minimtp.training.run.start import Beginning, Start, begin, branch, open_folder, path_of
+from minimtp.training.run.teacher import load_teacher, require_drafts
 from minimtp.training.trainer import Trainer
 
 Report = Callable[[str], None]
@@ -259,9 +258,9 @@ def _make_trainer(
     precision.require(recipe.precision, device)
     use_own_gpu(team, device)
     shards = _shards(device, threads, resumed, team)
-    guide = _load_teacher(teacher, recipe, device, beginning.corpus.tokenizer)
+    guide = load_teacher(teacher, recipe, device, beginning.corpus.tokenizer)
     if guide is not None and recipe.head_targets == "teacher":
-        _require_drafts(guide, at, teacher)
+        require_drafts(guide, at, teacher)
     team.any(False)  # wait until all processes have read the folder, before the first one writes
     partial = at is not resumed  # a branch starts with fresh weights for what its source lacks
     with naming(loaded_from if at else ""):
@@ -279,53 +278,6 @@ def _shards(
     if resumed:
         return int(resumed.state.get("shards", 1))
     return max(1, available_cores() // team.local_size)
-
-
-def _load_teacher(
-    given: str | Path | LoadedRun | None, recipe: Recipe, device: Device, tokenizer: Tokenizer
-) -> Model | None:
-    """Load the model whose probabilities the run follows, or return None if it follows none.
-
-    Raises UserError if the teacher is missing, not needed, or does not fit the recipe.
-    """
-    follows_heads = recipe.head_targets == "teacher"
-    needed = recipe.distill_weight > 0.0 or follows_heads
-    if needed and given is None:
-        follower = "head_targets teacher" if follows_heads else "distill_weight"
-        raise UserError(f"{follower} needs a teacher: give both or neither")
-    if given is None:
-        return None
-    if not needed:
-        raise UserError("a teacher needs a distill_weight above 0: give both or neither")
-    run = given if isinstance(given, LoadedRun) else load_run(given, device.name)
-    folder = run.path
-    if follows_heads and run.model.depth < recipe.draft_depth:
-        raise UserError(
-            f"the teacher {folder} has {run.model.depth} heads to follow, "
-            f"but {recipe.draft_depth} are trained: lower draft_depth, or use another teacher"
-        )
-    if follows_heads and recipe.head_stride > 1 and not run.model.heads.can_skip_positions:
-        raise UserError(
-            f"head_stride {recipe.head_stride} needs a teacher with {recipe.heads} heads, "
-            f"not {run.recipe.heads}"
-        )
-    if not same_tokens(run.tokenizer, tokenizer):
-        raise UserError(
-            f"the teacher {folder} has another tokenizer than this model: use a teacher that was "
-            "trained with the same tokenizer"
-        )
-    return run.model
-
-
-def _require_drafts(teacher: Model, at: Checkpoint | None, source: object) -> None:
-    """Raise UserError if the teacher's heads draft only some tokens, and not those of the run."""
-    limited = teacher.heads.draft_vocabulary
-    ids = None if at is None else at.parameters.get(DRAFT_VOCABULARY)
-    if limited is not None and (ids is None or not np.array_equal(limited.ids.data, ids)):
-        raise UserError(
-            f"the heads of the teacher {source} draft other tokens than this run: start from the "
-            "teacher, with its draft_vocabulary_size, or use a teacher without one"
-        )
 
 
 def _describe(trainer: Trainer, corpus: Corpus, report: Report) -> None:

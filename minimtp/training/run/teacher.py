@@ -1,0 +1,59 @@
+"""The teacher of a run: the model whose probabilities it follows."""
+
+from pathlib import Path
+
+from minimtp.backend import Device
+from minimtp.backend import numpy as np
+from minimtp.errors import UserError
+from minimtp.model.tokenizer import Tokenizer, same_tokens
+from minimtp.training.build import DRAFT_VOCABULARY, Model
+from minimtp.training.recipe import Recipe
+from minimtp.training.run.checkpoint import Checkpoint
+from minimtp.training.run.folder import LoadedRun, load_run
+
+
+def load_teacher(
+    given: str | Path | LoadedRun | None, recipe: Recipe, device: Device, tokenizer: Tokenizer
+) -> Model | None:
+    """Load the model whose probabilities the run follows, or return None if it follows none.
+
+    Raises UserError if the teacher is missing, not needed, or does not fit the recipe.
+    """
+    follows_heads = recipe.head_targets == "teacher"
+    needed = recipe.distill_weight > 0.0 or follows_heads
+    if needed and given is None:
+        follower = "head_targets teacher" if follows_heads else "distill_weight"
+        raise UserError(f"{follower} needs a teacher: give both or neither")
+    if given is None:
+        return None
+    if not needed:
+        raise UserError("a teacher needs a distill_weight above 0: give both or neither")
+    run = given if isinstance(given, LoadedRun) else load_run(given, device.name)
+    folder = run.path
+    if follows_heads and run.model.depth < recipe.draft_depth:
+        raise UserError(
+            f"the teacher {folder} has {run.model.depth} heads to follow, "
+            f"but {recipe.draft_depth} are trained: lower draft_depth, or use another teacher"
+        )
+    if follows_heads and recipe.head_stride > 1 and not run.model.heads.can_skip_positions:
+        raise UserError(
+            f"head_stride {recipe.head_stride} needs a teacher with {recipe.heads} heads, "
+            f"not {run.recipe.heads}"
+        )
+    if not same_tokens(run.tokenizer, tokenizer):
+        raise UserError(
+            f"the teacher {folder} has another tokenizer than this model: use a teacher that was "
+            "trained with the same tokenizer"
+        )
+    return run.model
+
+
+def require_drafts(teacher: Model, at: Checkpoint | None, source: object) -> None:
+    """Raise UserError if the teacher's heads draft only some tokens, and not those of the run."""
+    limited = teacher.heads.draft_vocabulary
+    ids = None if at is None else at.parameters.get(DRAFT_VOCABULARY)
+    if limited is not None and (ids is None or not np.array_equal(limited.ids.data, ids)):
+        raise UserError(
+            f"the heads of the teacher {source} draft other tokens than this run: start from the "
+            "teacher, with its draft_vocabulary_size, or use a teacher without one"
+        )
