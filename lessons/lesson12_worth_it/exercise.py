@@ -38,6 +38,11 @@ class Roofline:
         """Operations per second of all devices."""
         return self.hardware.operations_per_second(self.precision) * self._devices
 
+    @cached_property
+    def float_peak(self) -> float:
+        """Operations per second of all devices with numbers that are no codes, as in attention."""
+        return self.hardware.float_operations_per_second * self._devices
+
     @property
     def balanced_rows(self) -> float:
         """R*, the rows at which the matrices of a layer change from memory- to compute-bound."""
@@ -57,7 +62,7 @@ class Roofline:
         seconds += self._attention(layers, batch, rows, context)
         if prompt_rows:  # a row attends to half of the prompt on average
             operations = 2 * layers * model.query_size * prompt_rows**2
-            seconds += operations / self.peak
+            seconds += operations / self.float_peak
         return seconds + layers * self.hardware.layer_microseconds * 1e-6
 
     def draft_seconds(self, batch: int, drafts: int, context: float) -> float:

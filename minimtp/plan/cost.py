@@ -12,6 +12,9 @@ seconds: whichever is slower hides the other. The groups and their operations ar
     output matrix                 2 x weights x B T
     attention to the cache        4 x layers x width of the queries x context x B T
 
+The peak is that of products with weights of their precision. Attention multiplies no weights, but
+floats, so its peak does not depend on the precision.
+
 To this a pass adds layers x `layer_microseconds` for launching kernels. Where the first term of max
 is larger the pass is *memory-bound*, and more rows are free; otherwise it is *compute-bound*, and a
 pass over twice the rows takes twice the time. They are equal at
@@ -69,6 +72,11 @@ class Roofline:
         """Operations per second of all devices."""
         return self.hardware.operations_per_second(self.precision) * self._devices
 
+    @cached_property
+    def float_peak(self) -> float:
+        """Operations per second of all devices with numbers that are no codes, as in attention."""
+        return self.hardware.float_operations_per_second * self._devices
+
     @property
     def balanced_rows(self) -> float:
         """R*, the rows at which the matrices of a layer change from memory- to compute-bound."""
@@ -86,7 +94,7 @@ class Roofline:
         seconds += self._attention(layers, batch, rows, context)
         if prompt_rows:  # a row attends to half of the prompt on average
             operations = 2 * layers * model.query_size * prompt_rows**2
-            seconds += operations / self.peak
+            seconds += operations / self.float_peak
         return seconds + layers * self.hardware.layer_microseconds * 1e-6
 
     def draft_seconds(self, batch: int, drafts: int, context: float) -> float:
@@ -112,7 +120,7 @@ class Roofline:
         )
         memory = layers * per_layer * batch * context / self.bandwidth
         operations = 4 * layers * self.model.query_size * context * batch * rows
-        return max(memory, operations / self.peak)
+        return max(memory, operations / self.float_peak)
 
     def _draft(self, batch: int, rows: int, context: float) -> float:
         model, drafter = self.model, self.drafter

@@ -109,6 +109,11 @@ class Hardware(Struct, frozen=True, forbid_unknown_fields=True):
         peak = self.cache_gigabytes_per_second if cached else self.gigabytes_per_second
         return peak * GIGA * self.bandwidth_efficiency
 
+    @property
+    def float_operations_per_second(self) -> float:
+        """Return the operations per second that a pass reaches with 16-bit numbers."""
+        return self.teraflops * 1e12 * self.compute_efficiency
+
     def operations_per_second(self, precision: "Precision") -> float:
         """Return the rate of additions and multiplications with weights of this precision."""
         peak = self.teraflops_int4 if precision.is_low_bit else None

@@ -17,7 +17,7 @@ class Roofline:
         numbers = 2 * layers * self.model.kv_size * context * batch
         reading = numbers * self.cache_bits / 8 / self.bandwidth
         operations = 4 * layers * self.model.query_size * context * batch * rows
-        return max(reading, operations / self.peak)
+        return max(reading, operations / self.float_peak)
 """
 
 EXERCISES = {}
@@ -39,7 +39,7 @@ class Roofline:
 
     def _attention(self, layers, batch, rows, context):
         one = cache_bytes_per_token(self.model, self.cache_bits) / self.model.num_hidden_layers
-        times = one / self.bandwidth, 4 * self.model.query_size * rows / self.peak
+        times = one / self.bandwidth, 4 * self.model.query_size * rows / self.float_peak
         return sorted(times)[-1] * layers * batch * context
 """,
     },
@@ -97,6 +97,9 @@ class Roofline:
         ),
         "attention for one row": changed(
             ROOFLINE, ("context * batch * rows\n", "context * batch\n")
+        ),
+        "attention with the peak of the weights": changed(
+            ROOFLINE, ("self.float_peak", "self.peak")
         ),
         "half of the operations of attention": changed(ROOFLINE, ("= 4 * layers", "= 2 * layers")),
         "the balance of 16 bits": changed(

@@ -122,6 +122,19 @@ def test_a_compute_bound_pass_takes_the_time_of_its_operations(roofline):
     check(found, attention / (0.25 * 1e12), "_attention, seconds of its operations")
 
 
+def test_codes_do_not_speed_up_attention_because_it_multiplies_no_weights(roofline):
+    both = Hardware(1, 1e6, 1, 4, bandwidth_efficiency=1.0, compute_efficiency=1.0)
+    for precision in (HALF, INT4):
+        cost = roofline(hardware=both, precision=precision)
+        with_cache, without = (cost.pass_seconds(6, 4, context) for context in (50, 0))
+        expected = 4 * 3 * 100 * 50 * 24 / 1e12
+        check(with_cache - without, expected, "_attention, seconds of its operations (float_peak)")
+    fast, slow = (roofline(hardware=both, precision=p) for p in (INT4, HALF))
+    row = slow.pass_seconds(0, 0, 0, 1000) - fast.pass_seconds(0, 0, 0, 1000)
+    weights = 3 * (4 * 100 * 100 + 3 * 100 * 200) * 1000 + 1000 * 100
+    check(row, 2 * weights * (1 - 1 / 4) / 1e12, "what int4 saves of a prompt")
+
+
 def test_rows_below_the_balance_are_free_and_rows_above_it_are_not(roofline):
     cost = roofline(hardware=hardware("h100"), model=model("8b"))
     balance = cost.balanced_rows
@@ -148,7 +161,7 @@ def test_the_balance_of_several_devices_is_that_of_one(roofline):
 def test_several_devices_divide_the_time_by_their_number_and_their_efficiency(roofline):
     one = roofline().pass_seconds(4, 2, 100)
     four = roofline(devices=4, parallel_efficiency=0.5).pass_seconds(4, 2, 100)
-    check(four, one / 2, "seconds of a pass on four devices (use self.bandwidth and self.peak)")
+    check(four, one / 2, "seconds of a pass on four devices (use self.bandwidth and the peaks)")
 
 
 def test_launching_takes_time_for_each_layer(roofline):

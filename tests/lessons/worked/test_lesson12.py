@@ -172,6 +172,7 @@ def test_the_details_in_the_text_are_what_the_run_prints(capsys):
 
 
 CORE = "one core of this machine"
+PASSES = "lesson 5, from measured passes"
 PRODUCTS = "time of a product with T rows"
 CARD, HERE = "Llama 3.1 8B on one H100 ", "SmolLM2-135M on one core here"
 
@@ -199,16 +200,21 @@ STATEMENTS = {  # sentences of the text, and whether they hold for the run that 
         longest_over_predicted([5]) == 1
     ),
     "a product takes longer than predicted": lambda: longest_over_predicted(range(5)) > 1.05,
-    "Why are both dotted lines of the right plot at about three requests,": lambda: all(
-        bits / 16 * 1e9 * peak / (1e9 * of_the_core(0)[0]) == pytest.approx(3, abs=0.5)
-        for bits, peak in zip((16, 4.5), of_the_core(1), strict=True)
+    "Why are the dotted lines of the right plot at four and five requests,": lambda: all(
+        bits / 16 * peak / of_the_core(0)[0] == pytest.approx(place, abs=0.5)
+        for bits, peak, place in zip((16, 4.5), of_the_core(1), (4, 5), strict=True)
     ),
-    "if the balances above are 6.5 and 1.5 rows?": lambda: of_the_core(2) == [6.5, 1.5],
+    "if the balances above are 8.7 and 4.1 rows?": lambda: of_the_core(2) == [8.7, 4.1],
     "Why does int4 bring 2.60 x to SmolLM2 here": lambda: (
         printed_table(12, HERE)["QAT int4"][0] == 2.60
     ),
-    "From two requests on, drafts gain nothing": lambda: (
-        max(printed_table(12, "lesson 5, from measured passes")["drafts over no drafts"][1:]) < 1.05
+    "From eight requests on, drafts gain nothing": lambda: (
+        [gain > 1.05 for gain in printed_table(12, PASSES)["drafts over no drafts"]]
+        == [True, True, True, False, False]
+    ),
+    "On this core, too, the gains do not multiply": lambda: (
+        printed_table(12, HERE)["MTP + QAT int4"][0]
+        < printed_table(12, HERE)["MTP"][0] * printed_table(12, HERE)["QAT int4"][0]
     ),
     "On one core, the balance is at a handful of rows": lambda: max(of_the_core(2)) < 16,
     "four requests at a time leave drafts nothing to gain with 16-bit weights": lambda: (
