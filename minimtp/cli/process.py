@@ -1,4 +1,4 @@
-"""The process of a command: its standard streams, and Ctrl-C.
+"""The process of a command: its standard streams, and what stops it.
 
 **Streams.** Each of the three may be closed, full or a pipe whose reader has gone. What is wrong
 with standard error never matters: it carries progress and notes, so what cannot be written is
@@ -8,7 +8,8 @@ question marks.
 
 **Ctrl-C.** Python raises KeyboardInterrupt wherever the process happens to be. In the middle of an
 import or of a destructor, libraries replace it by errors of their own, or drop it. `Interrupts`
-therefore remembers that it was pressed.
+therefore remembers that it was pressed. SIGTERM, from `kill` or `timeout`, and SIGHUP, from a
+terminal that is closed, are treated in the same way.
 """
 
 import _thread
@@ -38,17 +39,24 @@ def drop_unreadable_settings() -> None:
             del os.environ[f"TQDM_{name}"]
 
 
+# On Windows there is no SIGHUP.
+STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
 class Interrupts:
-    """Handles Ctrl-C for the process. requested: whether it was pressed."""
+    """Handles the signals that stop the process. requested: whether one of them came."""
 
     def __init__(self) -> None:
         self.requested = False
 
     def watch(self) -> None:
-        """Begin. A process that was started with Ctrl-C ignored keeps ignoring it."""
-        if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
-            signal.signal(signal.SIGINT, self._handle)
-            sys.unraisablehook = self._unraisable
+        """Begin. What the process was started to ignore it keeps ignoring: a shell does that with
+        Ctrl-C for commands in the background, and `nohup` with SIGHUP.
+        """
+        sys.unraisablehook = self._unraisable
+        for number in STOPS:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.requested = True

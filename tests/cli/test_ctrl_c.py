@@ -3,6 +3,7 @@ traceback, and nothing is half-written."""
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,23 +11,24 @@ from pathlib import Path
 import pytest
 
 import minimtp
+from minimtp.cli.process import STOPS
 from minimtp.training.run import checkpoint
 from tests.cli.helpers import SMALL
 
 ROOT = Path(minimtp.__file__).parents[1]
-# Runs the command and presses Ctrl-C at the import with this number, counted from the first line of
-# minimtp. An audit hook sees every import, also those inside of compiled libraries. Says at the end
-# if there were fewer imports.
+# Runs the command and sends a signal, such as Ctrl-C, at the import with this number, counted from
+# the first line of minimtp. An audit hook sees every import, also those inside of compiled
+# libraries. Says at the end if there were fewer imports.
 PRESSED = """
 import atexit, runpy, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
-moment, count = int(sys.argv.pop(1)), 0
+moment, number, count = int(sys.argv.pop(1)), int(sys.argv.pop(1)), 0
 def hook(event, arguments):
     global count
     if event == "import" and not sys.is_finalizing():
         count += 1
         if count == moment:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
 def say_whether_pressed():
     if count < moment:
         print("never pressed", file=sys.stderr)
@@ -47,9 +49,9 @@ FEW = {"train": (1, 100, 300), "generate": (2, 200)}
 STEP = 8  # imports between two moments, which the commands try in turn
 
 
-def press(moment: int, command: list[str]) -> subprocess.CompletedProcess:
+def press(moment: int, command: list[str], number: int) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-c", PRESSED, str(moment), *command],
+        [sys.executable, "-c", PRESSED, str(moment), str(int(number)), *command],
         env=os.environ | {"PYTHONPATH": str(ROOT), "MINIMTP_KERNELS": "plain"},
         capture_output=True,
         text=True,
@@ -58,12 +60,12 @@ def press(moment: int, command: list[str]) -> subprocess.CompletedProcess:
     )
 
 
-def check(name: str, moment: int) -> bool:
-    """Press Ctrl-C at a moment of the command and check what is observable. Return whether there
-    was such a moment.
+def check(name: str, moment: int, number: int = signal.SIGINT) -> bool:
+    """Send a signal, by default Ctrl-C, at a moment of the command and check what is observable.
+    Return whether there was such a moment.
     """
     before = set(Path().rglob("*"))
-    done = press(moment, COMMANDS[name])
+    done = press(moment, COMMANDS[name], number)
     assert "Traceback" not in done.stderr, done.stderr
     assert "Exception ignored" not in done.stderr, done.stderr
     said = done.stderr.rstrip().splitlines()
@@ -87,6 +89,13 @@ def check(name: str, moment: int) -> bool:
 def test_ctrl_c_during_the_start_ends_the_command_without_a_traceback(name):
     for moment in FEW[name]:
         assert check(name, moment)
+
+
+@pytest.mark.usefixtures("run")
+@pytest.mark.parametrize("number", STOPS[1:], ids=lambda number: number.name)
+def test_what_kill_and_a_closed_terminal_send_stops_a_command_as_ctrl_c_does(number):
+    for name, moment in (("train", 300), ("generate", 200), ("evaluate", 250)):
+        assert check(name, moment, number)
 
 
 @pytest.mark.slow
