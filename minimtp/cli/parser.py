@@ -37,7 +37,7 @@ class Parser(argparse.ArgumentParser):
         for name in unknown:
             if name.startswith("-"):
                 check_known("option", name.partition("=")[0], options.parser.option_names)
-            raise UserError(f"unexpected argument {shown(name)!r}: see minimtp -h")
+            raise UserError(f"unexpected argument {shown(name)!r}: see {options.parser.prog} -h")
         if options.check:
             options.check(options)
         return options

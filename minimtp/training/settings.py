@@ -96,7 +96,7 @@ def check_known(kind: str, name: str, known: Iterable[str]) -> None:
     """
     known = list(known)
     if name not in known:
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
         hint = f"did you mean {close[0]}?" if close else f"known are {shown(', '.join(known), 150)}"
         raise UserError(f"unknown {kind} {shown(name)!r}: {hint}")
 

@@ -40,7 +40,7 @@ from tests.cli.helpers import SMALL, refused
         (["--stop-at-step", "0"], "stop_at_step must be a whole number of at least 1"),
         (["--tokenizer", "missing.json"], "missing.json does not exist"),
         (["--resume"], "there is no run to resume in out"),
-        (["stray"], "unexpected argument 'stray'"),
+        (["stray"], "unexpected argument 'stray': see minimtp train -h"),
     ],
     ids=str,
 )
