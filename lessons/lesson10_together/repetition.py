@@ -15,7 +15,8 @@ from minimtp.training.run.folder import LoadedRun
 def repetition_rate(texts: Sequence[Sequence[int]], start: int) -> float:
     """Return the fraction of the tokens from `start` on that a repetition predicts.
 
-    The prediction is the token that followed the last earlier occurrence of the same three tokens.
+    The prediction is the token that followed the last earlier occurrence of the longest match of 3
+    to 12 tokens (`NgramDrafter`).
     """
     right = total = 0
     for text in texts:

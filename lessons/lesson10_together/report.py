@@ -93,7 +93,7 @@ def show_repetition(
         "generated at temperature 1": generate_texts(standard, prompts, count, SamplingParams()),
         "written by people": human.tolist(),
     }
-    print("\nbytes that follow from the last repetition of three bytes")
+    print("\nbytes that follow from the longest repetition of at least three bytes")
     for name, text in texts.items():
         print(f"  {name:<32}{100 * repetition_rate(text, start):>6.0f} %")
 
