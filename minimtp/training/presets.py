@@ -70,7 +70,7 @@ FINE_TUNING: dict[str, Value] = {
 
 # The settings of training heads alone for a pretrained model whose trunk does not change: about 256
 # positions and a tenth of a second of head per step. Its states are stored, so further epochs are
-# cheap.
+# cheap. So checkpoints, and the evaluation that comes with each, are rare.
 HEAD_TRAINING: dict[str, Value] = {
     "heads": "token_conditioned",
     "draft_depth": 4,
@@ -90,7 +90,7 @@ HEAD_TRAINING: dict[str, Value] = {
     "decay_fraction": 0.9,
     "weight_decay": 0.0,
     "store_states": True,
-    "checkpoint_every": 200,
+    "checkpoint_every": 1000,
     "evaluation_tokens": 16_384,
 }
 
