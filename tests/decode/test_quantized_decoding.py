@@ -28,7 +28,8 @@ from minimtp.training.data.corpus import Corpus
 from minimtp.training.presets import preset
 from minimtp.training.quantize import quantize
 from minimtp.training.run.train import train
-from tests.decode.drafters.helpers import DEPTH, KINDS, SHAPE, model_with, trained_draft
+from tests.decode.drafters.helpers import DEPTH, SHAPE, model_with, trained_draft
+from tests.heads import KINDS
 from tests.strategies import tree_forms
 
 SPECS = {

@@ -27,10 +27,11 @@ START_DEVIATION = 0.02  # of the weights of W_f for the inputs of layers
 
 
 class TokenConditionedHeadWithFeedForward(TokenConditionedHead):
-    """The gated step, then a feed-forward part: state and token (B, T, D) -> (B, T, D)."""
+    """The gated step of `head`, then a feed-forward part: (B, T, D), (B, T, D) -> (B, T, D)."""
 
-    def __init__(self, config: ModelConfig, rng: Rng) -> None:
-        super().__init__(config, rng)
+    def __init__(self, head: TokenConditionedHead, config: ModelConfig, rng: Rng) -> None:
+        self.state_norm, self.token_norm = head.state_norm, head.token_norm
+        self.gate_candidate, self.norm = head.gate_candidate, head.norm
         self.feed_forward_norm = RMSNorm(config.hidden_size, config.norm_eps)
         self.feed_forward = FeedForward(config, rng)
 
@@ -57,11 +58,10 @@ class LargerTokenConditionedHeads(TokenConditionedHeads):
         layers: tuple[int, ...] = (),
         intermediate_size: int | None = None,
     ) -> None:
-        make = TokenConditionedHead
+        super().__init__(depth, config, rng, draft_vocabulary_size, start_scale)
         if intermediate_size is not None:
-            config = replace(config, intermediate_size=intermediate_size)
-            make = TokenConditionedHeadWithFeedForward
-        super().__init__(depth, config, rng, draft_vocabulary_size, start_scale, make)
+            sizes = replace(config, intermediate_size=intermediate_size)
+            self.head = TokenConditionedHeadWithFeedForward(self.head, sizes, rng)
         self.layers, size = layers, config.hidden_size
         self.layer_norms = [RMSNorm(size, config.norm_eps) for _ in layers]
         self.fc = Linear((1 + len(layers)) * size, size, rng) if layers else None

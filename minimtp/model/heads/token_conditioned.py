@@ -41,7 +41,6 @@ class TokenConditionedHeads(Heads):
     draft_vocabulary_size: the number of tokens that it may draft; None means all.
     start_scale: factor on the initial weights of the matrix and of the norm before the output. At
     full scale, a new head on a pretrained trunk is sure of the token that it has just read.
-    make_head: the class of the head.
     """
 
     can_skip_positions = True
@@ -53,10 +52,9 @@ class TokenConditionedHeads(Heads):
         rng: Rng,
         draft_vocabulary_size: int | None = None,
         start_scale: float = 1.0,
-        make_head: type[TokenConditionedHead] = TokenConditionedHead,
     ) -> None:
         self.depth = depth
-        self.head = make_head(config, rng)
+        self.head = TokenConditionedHead(config, rng)
         if rng is not None and start_scale != 1.0:
             self.head.gate_candidate.weight.data *= np.float32(start_scale)
             self.head.norm.weight.data *= np.float32(start_scale)
