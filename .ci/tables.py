@@ -50,6 +50,8 @@ DATES = {  # when the files were measured; 2026-11-27 unless listed
     "bench-passes": "2026-11-29",
     "bench-sampling": "2026-11-30",
     "acceptance-smollm2": "2026-11-29",
+    "acceptance-larger": "2026-11-30",
+    "head-training": "2026-11-30",
 }
 # By the name of the file; * marks results of an earlier version, whose kernels were slower or whose
 # preset trained on fewer tokens.
@@ -210,6 +212,25 @@ def training_elsewhere() -> str:
     return aligned(lines, markdown=True)
 
 
+def head_training(result: Result) -> str:
+    """Return the accepted first and second drafts during training, for each size of the text."""
+    runs = result["runs"]
+    lines = [["trained, tokens"]]
+    for run in runs:
+        size = f"text of {run['text_tokens']:,}"
+        lines[0] += [f"{size}: passes", "draft 1 accepted", "draft 2"]
+    by_tokens = [{point["tokens"]: point["accepted"] for point in run["points"]} for run in runs]
+    for tokens in sorted({tokens for points in by_tokens for tokens in points}):
+        cells = [f"{tokens:,}"]
+        for run, points in zip(runs, by_tokens, strict=True):
+            found = points.get(tokens)
+            cells += ["", "", ""] if found is None else [
+                f"{tokens / run['text_tokens']:.1f}", f"{found[0]:.3f}", f"{found[1]:.3f}"
+            ]  # fmt: skip
+        lines.append(cells)
+    return aligned(lines, markdown=True)
+
+
 def planned() -> str:
     """The table of `minimtp plan` for a large model, and its advice."""
     settings, card = Settings(requests_per_hour=5000.0), hardware("h100")
@@ -252,6 +273,8 @@ BLOCKS: dict[str, Callable[[Result], str]] = {  # by the name of the file
     "bench-passes-zen3": partial(passes.table, markdown=True),
     "bench-sampling": partial(sampling.table, markdown=True),
     "acceptance-smollm2": partial(acceptance.table, markdown=True),
+    "acceptance-larger": partial(acceptance.table, markdown=True),
+    "head-training": head_training,
 }
 SUMMARIES: dict[str, Callable[[], str]] = {
     "summary": summary,
