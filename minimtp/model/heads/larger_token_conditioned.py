@@ -5,10 +5,11 @@ The gated step of `token_conditioned.py`, with two additions. Each can be used a
     s_0 = W_f [h_i; norm_a(a_i); norm_b(b_i); ...]      a, b, ...: the inputs of chosen trunk layers
     s_k = u + feed_forward(norm(u))                     u: the result of the gated step
 
-The inputs of earlier layers still hold what the last layers have given up for the next token. Each
-has its own norm, because their sizes differ a lot: in SmolLM2, those of the first position reach
-25,000. Both additions start almost without an effect: W_f as the identity on h_i, the feed-forward
-part at zero.
+The inputs of earlier layers may still hold what the last layers have given up for the next token,
+as EAGLE-3 assumes (Li et al. 2025, arXiv 2503.01840). Each has its own norm, because their sizes
+differ a lot: in SmolLM2, those of the first position reach 25,000. The feed-forward part is SwiGLU
+(Shazeer 2020, arXiv 2002.05202). Both additions start almost without an effect: W_f as the identity
+on h_i, the feed-forward part at zero.
 """
 
 from collections.abc import Iterator

@@ -52,6 +52,28 @@ def test_a_token_drafted_in_one_call_has_the_bits_of_its_kernels_called_one_by_o
     assert_close(largest, expected_largest, COMPARISONS["largest probability, compiled"])
 
 
+@needs_numba
+def test_each_matrix_of_a_drafted_token_may_have_its_own_format(monkeypatch):
+    """A table of 8 bits beside a head of 4 bits is the default of rounded models."""
+    for name in ("rms_norm", "linear", "gated_update", "swiglu"):
+        monkeypatch.setattr(plain.decoding.gated_head, name, getattr(cpu, name))
+    rng, found = np.random.default_rng(17), []
+    norms, part, state = normal(rng, 3, WIDTH), normal(rng, 1, 2 * WIDTH), normal(rng, 1, WIDTH)
+    shapes = (2 * WIDTH, WIDTH), (2 * INNER, WIDTH), (WIDTH, INNER), (50, WIDTH)
+    from_state, gate_up, down, output = (
+        prepared(cpu, format_, normal(rng, *shape))
+        for format_, shape in zip(("q4_0", "q8_0", "q4_1", "f32"), shapes, strict=True)
+    )
+    between = PreparedFeedForward(norms[2], gate_up, down)
+    for kernel in (cpu, plain):
+        step = kernel.prepare_gated_step(
+            norms[0], from_state, norms[1], output, 1e-5, feed_forward=between
+        )
+        own = state.copy()
+        found.append((kernel.gated_step(own, part, step)[0].tobytes(), own.tobytes()))
+    assert found[0] == found[1]
+
+
 @each_kernel
 @each_format
 def test_token_parts_computed_on_demand_give_the_same_drafts_as_a_table(kernel, format_):
