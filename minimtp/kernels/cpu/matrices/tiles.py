@@ -85,11 +85,13 @@ def _parts(rows, max_totals):
 
 
 def _fetch(emit, fetches, address, size, ahead, cache):
-    """Prefetch `size` bytes that start `ahead` bytes after the address, unless `fetches` is 0."""
-    with emit.builder.if_then(
-        emit.builder.icmp_signed("!=", fetches, emit.number(0)), likely=False
-    ):
-        emit.prefetch(address, ahead, size, cache)
+    """Prefetch `size` bytes: nothing if `fetches` is 0, those `ahead` bytes after the address if it
+    is 1, otherwise those that many bytes after it.
+    """
+    b = emit.builder
+    with b.if_then(b.icmp_signed("!=", fetches, emit.number(0)), likely=False):
+        is_given = b.icmp_signed(">", fetches, emit.number(1))
+        emit.prefetch(address, b.select(is_given, fetches, emit.number(ahead)), size, cache)
 
 
 def float_tile(rows, of_columns=False):
@@ -102,8 +104,9 @@ def float_tile(rows, of_columns=False):
             sum over k < depth of x[row + r, k] * w[start + k * stride + j]
 
     w holds float32 numbers, or float16 numbers as their bits, uint16.
-    fetches: 1 to prefetch the panel (stride 32), 0 to leave that to the processor. Tiles with fewer
-    than FEWEST_FETCHING rows never prefetch. of_columns: the rows are columns of x (n, T).
+    fetches: 1 to prefetch the panel (stride 32), 0 to leave that to the processor, more to prefetch
+    what lies so many bytes ahead. Tiles with fewer than FEWEST_FETCHING rows never prefetch.
+    of_columns: the rows are columns of x (n, T).
     """
 
     @intrinsic

@@ -138,7 +138,7 @@ class Emitter:
         prefetch = cgutils.get_or_insert_function(b.module, kind, "llvm.prefetch.p0")
         flags = [ir.Constant(INT32, flag) for flag in (0, cache, 1)]
         for offset in range(0, size, CACHE_LINE):
-            b.call(prefetch, [self.advance(address, ahead + offset), *flags])
+            b.call(prefetch, [self.advance(address, self.plus(ahead, offset)), *flags])
 
     def load_everywhere(self, scalar_kind, address, offset=0):
         """Return a vector with the scalar at the address in every lane."""

@@ -22,6 +22,7 @@ from minimtp.kernels.cpu.matrices.vectors import LANES
 BLOCK_DEPTH = 768  # values of k, whole squares
 BLOCK_ROWS = 256  # of a: 384 KB
 BLOCK_COLUMNS = 1536  # of b: 2.25 MB
+AMX_COLUMNS = 1024  # of b with AMX
 
 
 def instructions():
@@ -81,12 +82,16 @@ def _products(a, a_by_line, b, b_by_line, y, with_amx):
     if with_amx:
         tile_rows, tile_columns = amx.TILE_ROWS, amx.TILE_COLUMNS
         amx.configure()
+    # AVX-512 reads a tile's columns for all rows of a. AMX needs its operands so fast that it is
+    # better to write y in the order of its memory.
+    block_columns = AMX_COLUMNS if with_amx else BLOCK_COLUMNS
+    columns_at_once = AMX_COLUMNS if with_amx else tile_columns
     block_depth = min(depth, BLOCK_DEPTH)
     a_panels = new_panels(min(rows, BLOCK_ROWS), block_depth)
-    b_panels = new_panels(min(columns, BLOCK_COLUMNS), block_depth)
+    b_panels = new_panels(min(columns, block_columns), block_depth)
     edge = np.zeros((tile_rows, tile_columns), np.float32)
-    for column in range(0, columns, BLOCK_COLUMNS):
-        width = min(columns - column, BLOCK_COLUMNS)
+    for column in range(0, columns, block_columns):
+        width = min(columns - column, block_columns)
         for k in range(0, depth, BLOCK_DEPTH):
             size = min(depth - k, BLOCK_DEPTH)
             pairs = whole_pairs(size)
@@ -94,38 +99,45 @@ def _products(a, a_by_line, b, b_by_line, y, with_amx):
             for row in range(0, rows, BLOCK_ROWS):
                 height = min(rows - row, BLOCK_ROWS)
                 fill_panels(a, a_by_line, row, height, k, size, a_panels, with_amx)
-                for j in range(0, width, tile_columns):
+                for j in range(0, width, columns_at_once):
+                    stop = min(j + columns_at_once, width)
                     for i in range(0, height, tile_rows):
-                        _add_tile(
-                            a_panels, i, b_panels, j, pairs,
-                            y, row + i, column + j, k > 0, edge, with_amx,
+                        _add_tiles(
+                            a_panels, i, b_panels, j, stop, pairs,
+                            y, row + i, column, k > 0, edge, with_amx,
                         )  # fmt: skip
     if with_amx:
         amx.release()
 
 
 @compiled
-def _add_tile(a, i, b, j, pairs, y, row, column, adds, edge, with_amx):
-    """Compute one tile of y, from line i of the panels a and line j of the panels b on.
+def _add_tiles(a, i, b, first, stop, pairs, y, row, column, adds, edge, with_amx):
+    """Compute a tile's height of y from `row` on, with line i of the panels a and the lines from
+    `first` to `stop` of the panels b, whose line 0 is `column` of y.
 
-    adds: the tile's totals start at the values in y instead of zeros.
+    adds: the totals start at the values in y instead of zeros.
     """
     tile_rows, tile_columns = edge.shape
-    vectors = min(tile_columns // LANES, (y.shape[1] - column + LANES - 1) // LANES)
+    height = min(tile_rows, y.shape[0] - row)
     a_start = i // LANES * LANES * pairs + i % LANES
-    b_start = j * pairs
-    height, width = min(tile_rows, y.shape[0] - row), min(tile_columns, y.shape[1] - column)
-    fits = height == tile_rows and width == (tile_columns if with_amx else vectors * LANES)
-    target, top, left = (y, row, column) if fits else (edge, 0, 0)
-    if not fits:
+    for j in range(first, stop, tile_columns):
+        b_start, left, width = j * pairs, column + j, min(tile_columns, stop - j)
+        vectors = (width + LANES - 1) // LANES
+        # Two calls instead of a variable for y or the edge: its references would be counted, and
+        # every count would wait for the last tile to reach the memory.
+        if height == tile_rows and width == (tile_columns if with_amx else vectors * LANES):
+            if with_amx:
+                amx.add_tile(a, a_start, b, b_start, pairs, y, row, left, adds)
+            else:
+                avx512.add_tile(vectors, a, a_start, b, b_start, pairs, y, row, left, adds)
+            continue
         for r in range(height):
             for c in range(width):
-                edge[r, c] = y[row + r, column + c]
-    if with_amx:
-        amx.add_tile(a, a_start, b, b_start, pairs, target, top, left, adds)
-    else:
-        avx512.add_tile(vectors, a, a_start, b, b_start, pairs, target, top, left, adds)
-    if not fits:
+                edge[r, c] = y[row + r, left + c]
+        if with_amx:
+            amx.add_tile(a, a_start, b, b_start, pairs, edge, 0, 0, adds)
+        else:
+            avx512.add_tile(vectors, a, a_start, b, b_start, pairs, edge, 0, 0, adds)
         for r in range(height):
             for c in range(width):
-                y[row + r, column + c] = edge[r, c]
+                y[row + r, left + c] = edge[r, c]
