@@ -7,6 +7,7 @@ from lessons.lesson10_together.recipe import recipe as previous
 
 INTRODUCES = (
     "minimtp.model.divergence",
+    "minimtp.decode.batched.loops",
     "minimtp.decode.batched.passes",
     "minimtp.decode.batched.request",
     "minimtp.decode.batched.worker",

@@ -2,6 +2,7 @@
 
 texts.py    `generate_texts`: requests in, new tokens out
 request.py  what is requested, and what comes back
+loops.py    which texts run in a loop
 worker.py   one thread: fills its places with texts, and runs passes over all of them
 passes.py   one pass of the model over the pending tokens of several texts
 """

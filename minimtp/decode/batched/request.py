@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from minimtp.decode.batched.loops import ends_in_a_loop
 from minimtp.decode.sampling.params import GREEDY, SamplingParams
 
 
@@ -14,6 +15,7 @@ class TextRequest:
     follow_up: what the user says after the model's answer, from the end token of the answer on. If
     the model ends its answer with this end token, the rest is appended, and the model answers once
     more, with up to `max_new_tokens` further tokens.
+    ends_in_loops: the text ends when the model repeats itself (loops.py).
     """
 
     prompt: Sequence[int]
@@ -21,6 +23,7 @@ class TextRequest:
     sampling: SamplingParams = GREEDY
     seed: int = 0
     follow_up: Sequence[int] = ()
+    ends_in_loops: bool = False
 
     @property
     def longest(self) -> int:
@@ -31,6 +34,10 @@ class TextRequest:
     def follows(self, tokens: Sequence[int], already: bool) -> bool:
         """Return whether the follow-up comes after the new tokens. already: it came before."""
         return bool(self.follow_up) and not already and tokens[-1] == self.follow_up[0]
+
+    def loops(self, answer: Sequence[int]) -> bool:
+        """Return whether the text ends because the answer runs in a loop."""
+        return self.ends_in_loops and ends_in_a_loop(answer)
 
 
 class GeneratedText(NamedTuple):

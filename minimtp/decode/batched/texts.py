@@ -51,7 +51,7 @@ def generate_texts(
     """Generate the requested texts, in the order of the requests.
 
     A text ends at an end token of the tokenizer, unless its follow-up comes then, after
-    `max_new_tokens`, or where the model's context ends.
+    `max_new_tokens`, where the model's context ends, or in a loop, if its request says so.
     runner: the model prepared by `deploy`, for callers who generate often. None: it is prepared.
     threads: of the processor. The texts do not depend on it.
     advance: called with the number of new tokens, for a progress bar.
@@ -124,7 +124,12 @@ def _continued(
     generation = decoder.generate(
         prompt, max_new_tokens=request.max_new_tokens, sampling=request.sampling, seed=seed
     )
-    return list(generation), generation.reason
+    tokens: list[int] = []
+    for token in generation:
+        tokens.append(token)
+        if request.loops(tokens):
+            return tokens, "loop"
+    return tokens, generation.reason
 
 
 def _places(runner: ModelRunner, room: int, texts: int, threads: int) -> int:

@@ -32,6 +32,7 @@ class RunningText:
         self.first_answer: int | None = None
         self.unread = list(request.prompt)
         self.position = 0
+        self._answer = 0  # where in `tokens` the model's last answer begins
         self._last = request.max_new_tokens  # the length of `tokens` at which the text ends
         self._random = np.random.default_rng(request.seed).random
 
@@ -54,9 +55,11 @@ class RunningText:
                 self.first_answer = len(self.tokens)
                 self.tokens += following
                 self.unread += following
-                self._last = len(self.tokens) + self.request.max_new_tokens
+                self._answer = len(self.tokens)
+                self._last = self._answer + self.request.max_new_tokens
                 return None
-        if is_end or len(self.tokens) == self._last or self.position == context:
+        is_full = len(self.tokens) == self._last or self.position == context
+        if is_end or is_full or self.request.loops(self.tokens[self._answer :]):
             return GeneratedText(self.tokens, is_end, self.first_answer)
         return None
 

@@ -3,6 +3,9 @@
 Small models fall into loops, and heads that learn from them predict loops. A greedy model gives
 similar questions the same answer, which teaches nothing new.
 
+A text that comes into a loop has been ended there (decode/batched/loops.py). Here it is dropped if
+the loop is most of it.
+
 A model that writes hardly anything else is left as it is: its heads will draft loops too.
 """
 
@@ -10,17 +13,11 @@ import hashlib
 from collections.abc import Iterable, Sequence
 
 from minimtp.backend import numpy as np
+from minimtp.decode.batched.loops import is_repetitive
 from minimtp.training.self_generated.stored import StoredText, Tally
 
-MIN_DISTINCT = 0.35  # of the 4-grams
 SAME_BEGINNING = 24  # tokens; two texts of a kind that begin with the same ones are duplicates
 MIN_KEPT = 0.25  # of the new tokens; a part that would keep fewer keeps what it must
-
-
-def is_repetitive(tokens: Sequence[int]) -> bool:
-    """Return whether a text runs in a loop: fewer than 35 % of its 4-grams are distinct."""
-    grams = [tuple(tokens[i : i + 4]) for i in range(len(tokens) - 3)]
-    return len(set(grams)) < MIN_DISTINCT * len(grams)
 
 
 class Filter:

@@ -163,7 +163,7 @@ class Requests:
         return [
             TextRequest(
                 request.prompt, request.max_new_tokens, request.sampling, request.seed,
-                follow_ups[place].tolist(),
+                follow_ups[place].tolist(), request.ends_in_loops,
             ) if place in follow_ups else request
             for place, request in enumerate(requests)
         ]  # fmt: skip
@@ -176,7 +176,13 @@ class Requests:
             rng = self._rng(f"{kind} sampling", number)
             sampling = self.sampling or _sampling(rng, kind == "chat" and number >= self._pool_size)
             found.append(
-                TextRequest(prompt.tolist(), max_new_tokens, sampling, rng.getrandbits(62))
+                TextRequest(
+                    prompt.tolist(),
+                    max_new_tokens,
+                    sampling,
+                    rng.getrandbits(62),
+                    ends_in_loops=True,
+                )
             )
         return found
 

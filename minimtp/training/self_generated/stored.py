@@ -26,7 +26,7 @@ from minimtp.model.tokenizer import Tokenizer, vocabulary_digest
 from minimtp.quoting import shown_path
 from minimtp.records import Count, NonNegative, Positive, read_json
 
-VERSION = 2  # 1: the texts were written with a float32 KV cache
+VERSION = 3  # 1: the texts were written with a float32 KV cache. 2: loops went on to the end
 FILE_NAME = "self-generated.json"
 SETTING = FileKind("the setting of self-generated text", begins=b'{"self_generated_text":')
 PART = FileKind("a part of self-generated text", begins=b'{"part_of_self_generated_text":')

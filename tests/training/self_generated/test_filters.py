@@ -1,7 +1,7 @@
 """Loops and duplicates are dropped, unless the model writes hardly anything else."""
 
 from minimtp.backend import numpy as np
-from minimtp.training.self_generated.filters import SAME_BEGINNING, Filter, is_repetitive
+from minimtp.training.self_generated.filters import SAME_BEGINNING, Filter
 from minimtp.training.self_generated.stored import StoredText, Tally
 
 RNG = np.random.default_rng(0)
@@ -10,15 +10,6 @@ RNG = np.random.default_rng(0)
 def text(tokens=None, kind="code", prompt=(1, 2)):
     tokens = RNG.integers(0, 10**6, 60).tolist() if tokens is None else list(tokens)
     return StoredText(kind, list(prompt), tokens, False)
-
-
-def test_a_text_is_repetitive_if_few_of_its_runs_of_four_tokens_are_distinct():
-    rng = np.random.default_rng(0)
-    assert not is_repetitive(rng.integers(0, 100, 200).tolist())
-    assert not is_repetitive([]) and not is_repetitive([1, 1, 1])
-    assert is_repetitive([1, 2, 3] * 40)
-    begin = rng.integers(0, 100, 90).tolist()
-    assert not is_repetitive(begin + [7] * 100) and is_repetitive(begin + [7] * 200)
 
 
 def test_loops_are_dropped_and_counted():
