@@ -11,6 +11,7 @@ INTRODUCES = (
     "minimtp.model.loaded",
     "minimtp.model.loss",
     "minimtp.model.output_loss",
+    "minimtp.model.head_loss",
     "minimtp.training.data.batches",
     "minimtp.training.build",
     "minimtp.training.data.recorded",

@@ -11,22 +11,7 @@ finished before the next begins, as in Gloeckle et al. 2024, section 2. What the
 for their backward pass grows with the batch, too. If it would fill the memory, the windows of a
 batch are processed in several parts.
 
-**Subset of positions.** A head learns nearly the same from neighbouring positions. Some heads can
-therefore be trained at every n-th position, for about an n-th of the cost.
-
-**Targets of the heads.** A draft is accepted if the trunk agrees with it. So a good head predicts
-the trunk's prediction, which is not always the next token of the text.
-
-    text      the tokens of the text
-    trunk     the trunk's distributions at the positions that the head predicts (as in Hydra++,
-              arXiv 2402.05109). They come from the same forward pass and contain more information
-              than a single token. Positions beyond the end of the window have no distribution, so
-              their target is the token of the text
-    teacher   the distribution of the teacher's head of the same depth. Heads that are trained with
-              rounding learn from heads without rounding
-
-**Draft vocabulary.** A head that drafts only some of the tokens (heads/draft_vocabulary.py) has a
-loss over these. Rows whose next token is another one are left out.
+The heads' share of the loss is in head_loss.py.
 
 **Distillation.** With a teacher, the trunk's loss is a weighted sum of two losses. One uses the
 next token of the text. The other uses the teacher's distributions, which give the student a
@@ -35,18 +20,26 @@ probability for every token at every position.
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from functools import partial
-from itertools import islice, repeat
+from itertools import repeat
 
 from minimtp.backend import Array, array_module, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.engine.fused import CrossEntropy
 from minimtp.engine.module import frozen
-from minimtp.engine.tensor import Tensor, backpropagate, no_grad
+from minimtp.engine.tensor import Tensor, no_grad
+from minimtp.model.head_loss import (
+    ALL,
+    accumulate_in_heads,
+    final_states,
+    following_tokens,
+    rows_of,
+    targets_of,
+    teacher_guides,
+    trunk_guides,
+)
 from minimtp.model.output_loss import Guide, Output, output_loss
 from minimtp.model.transformer import LanguageModel
 
-ALL = slice(None)
 # Numbers that the layers of the trunk keep for their backward pass: 1 GB, on a GPU 32 GB.
 KEPT_NUMBERS, KEPT_ON_GPU = 1 << 28, 1 << 33
 LOGITS_AT_ONCE = 1 << 22  # numbers in a slice of logits if nothing is differentiated: 16 MB
@@ -123,25 +116,26 @@ def accumulate_gradients(
     if trunk_states is None:
         guide = None
         if teacher is not None and weight * distill_weight:
-            guide = Guide(_rows(_final(teacher_states, teacher)), teacher.logits)
+            guide = Guide(rows_of(final_states(teacher_states, teacher)), teacher.logits)
+        rows = inputs.size
         text_loss = output_loss(
             model.logits,
             model.config.vocabulary_size,
-            _final(hidden.data, model),
-            _targets(tokens, 0, length),
-            weight * (1.0 - distill_weight),
+            final_states(hidden.data, model),
+            targets_of(tokens, 0, length),
+            _of_each_row(weight * (1.0 - distill_weight), rows, hidden.data),
             guide,
-            weight * distill_weight,
+            _of_each_row(weight * distill_weight, rows, hidden.data),
         )
-        losses[0], leaf.grad = text_loss.nats, _widened(text_loss.gradient, hidden.data)
+        losses[0], leaf.grad = text_loss.nats.mean(), _widened(text_loss.gradient, hidden.data)
     if np.any(np.asarray(head_weights)):
         with frozen(model.trunk) if detached else nullcontext():
             guides: Iterator[Guide | None] = repeat(None)
             if head_targets == "trunk":
-                guides = _trunk_guides(model, hidden.data, head_positions)
+                guides = trunk_guides(model, hidden.data, head_positions)
             elif head_targets == "teacher":
-                guides = _teacher_guides(teacher, model, teacher_states, tokens, head_positions)
-            losses[1:] = _accumulate_in_heads(
+                guides = teacher_guides(teacher, model, teacher_states, tokens, head_positions)
+            losses[1:] = accumulate_in_heads(
                 model,
                 hidden.detach() if detached else leaf,
                 tokens,
@@ -152,47 +146,6 @@ def accumulate_gradients(
     if trunk_learns:
         hidden.backward(leaf.grad)
     return _to_host(losses)
-
-
-def _accumulate_in_heads(
-    model: LanguageModel,
-    hidden: Tensor,
-    tokens: Array,
-    weights: np.ndarray,
-    positions: slice,
-    guides: Iterator[Guide | None],
-) -> list[Array | None]:
-    """Add the gradient of sum_k weights_k L_k to the heads, to the output and to `hidden` (B, T,
-    W). Return L_1, ..., L_K.
-
-    guides: for each head in turn, what its B*n rows follow, or None for the tokens of the text.
-    """
-    length, vocabulary = hidden.shape[1], model.heads.draft_vocabulary
-    width = model.config.vocabulary_size if vocabulary is None else len(vocabulary)
-    losses: list[Array | None] = [None] * model.depth
-    following = following_tokens(tokens, model.depth)  # (B, T, K)
-    states, gradients = [], []
-    heads = model.heads.states_at(positions, hidden, following, model.trunk)
-    for k, state in enumerate(heads, start=1):  # (B, n, D)
-        targets = _targets(tokens, k, length, positions)  # (B*n,)
-        guide, weight, counted = next(guides), float(weights[k - 1]), 1.0
-        of_text, of_guide = (weight, 0.0) if guide is None else (0.0, weight)
-        if vocabulary is not None:
-            targets = vocabulary.indices_of(targets)
-            guide = None if guide is None else guide.only(targets >= 0)
-            inside = array_module(targets).maximum((targets >= 0).sum(), 1)
-            counted = inside / targets.size
-        loss = output_loss(model.draft_logits, width, state.data, targets, of_text, guide, of_guide)
-        losses[k - 1] = loss.nats / counted
-        if model.heads.independent:
-            state.backward(loss.gradient)
-        else:
-            states.append(state)
-            gradients.append(loss.gradient)
-        if not weights[k:].any():
-            break
-    backpropagate(states, gradients)
-    return losses
 
 
 def evaluate_losses(
@@ -216,7 +169,7 @@ def evaluate_losses(
     nats, predicted = [], []
     with no_grad():
         for k, state in enumerate(states(model, tokens)):
-            targets = _targets(tokens, k, length)  # (B*T,)
+            targets = targets_of(tokens, k, length)  # (B*T,)
             vocabulary = model.heads.draft_vocabulary if k else None
             if vocabulary is not None:
                 targets = vocabulary.indices_of(targets)
@@ -241,7 +194,7 @@ def states(model: LanguageModel, tokens: Array) -> Iterator[Tensor]:
     """
     length = tokens.shape[1] - 1 - model.depth
     hidden = model.trunk_states(tokens[:, :length])  # (B, T, W)
-    yield Tensor(_final(hidden.data, model))
+    yield Tensor(final_states(hidden.data, model))
     if model.depth:
         yield from model.heads.states(hidden, following_tokens(tokens, model.depth), model.trunk)
 
@@ -262,18 +215,6 @@ def sliced_logits(
         yield rows, output(Tensor(flat[rows])).data
 
 
-def following_tokens(tokens: Array, depth: int) -> Array:
-    """tokens (B, T + 1 + K) -> (B, T, K): the K tokens after each of the T inputs."""
-    length = tokens.shape[1] - 1 - depth
-    shifted = [tokens[:, k : length + k] for k in range(1, depth + 1)]
-    return array_module(tokens).stack(shifted, axis=-1)
-
-
-def _targets(tokens: Array, k: int, length: int, positions: slice = ALL) -> Array:
-    """Return the tokens (B*n,) that head k has to predict at the n positions."""
-    return tokens[:, 1 + k : 1 + k + length][:, positions].reshape(-1)
-
-
 def _to_host(losses: list[Array | None]) -> np.ndarray:
     """Return the losses as float64, NaN for None. Copies all of them from the device together."""
     result = np.full(len(losses), np.nan)
@@ -282,11 +223,6 @@ def _to_host(losses: list[Array | None]) -> np.ndarray:
         found = [losses[i] for i in known]
         result[known] = to_numpy(array_module(found[0]).stack(found))
     return result
-
-
-def _final(hidden: Array, model: LanguageModel) -> Array:
-    """Return the trunk's final states (..., D) of its states (..., W)."""
-    return hidden[..., : model.config.hidden_size]
 
 
 def _widened(gradient: Array, hidden: Array) -> Array:
@@ -298,9 +234,9 @@ def _widened(gradient: Array, hidden: Array) -> Array:
     return wide
 
 
-def _rows(states: Array) -> Array:
-    """(B, T, D) -> (B*T, D)."""
-    return states.reshape(-1, states.shape[-1])
+def _of_each_row(weight: float, rows: int, like: Array) -> Array | None:
+    """Return (N,) with the weight of each row in a mean, None if it is 0."""
+    return array_module(like).full(rows, weight / rows, like.dtype) if weight else None
 
 
 def _windows_at_once(model: LanguageModel, length: int, like: Array) -> int:
@@ -315,34 +251,3 @@ def _windows_at_once(model: LanguageModel, length: int, like: Array) -> int:
     kept = config.num_layers * (block + config.num_heads * (length // 2 + 1)) * length
     limit = KEPT_NUMBERS if array_module(like) is np else KEPT_ON_GPU
     return max(1, limit // kept)
-
-
-def _trunk_guides(model: LanguageModel, hidden: Array, positions: slice) -> Iterator[Guide]:
-    """For k = 1..K yield the trunk's distributions k positions later, (B*n, V). Beyond the window
-    there are none.
-
-    hidden: (B, T, W), the trunk's states.
-    """
-    xp, (batch, length, _) = array_module(hidden), hidden.shape
-    for k in range(1, model.depth + 1):
-        later = k + xp.arange(length)[positions]  # (n,)
-        states = _final(hidden[:, xp.minimum(later, length - 1)], model)  # (B, n, D)
-        yield Guide(_rows(states), model.trunk_draft_logits, xp.tile(later < length, batch))
-
-
-def _teacher_guides(
-    teacher: LanguageModel, model: LanguageModel, hidden: Array, tokens: Array, positions: slice
-) -> Iterator[Guide]:
-    """For k = 1..K yield the distributions of the teacher's head k over the tokens that the model
-    drafts, (B*n, V).
-
-    hidden: (B, T, W), the teacher's states.
-    """
-    depth, vocabulary = model.depth, model.heads.draft_vocabulary
-    output = partial(teacher.draft_logits, vocabulary=vocabulary)
-    with no_grad():
-        following = following_tokens(tokens, depth)  # (B, T, K)
-        heads = teacher.heads.states_at(positions, Tensor(hidden), following, teacher.trunk)
-        states = list(islice(heads, depth))
-    for state in states:  # (B, n, D)
-        yield Guide(_rows(state.data), output)

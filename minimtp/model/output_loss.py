@@ -14,7 +14,7 @@ so a chunk keeps one or two arrays of at most LOGITS_IN_TRAINING numbers, and no
 twice.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from types import ModuleType
@@ -46,6 +46,15 @@ class Guide:
         """Return a guide that follows only these of its rows, (N,) bool."""
         return replace(self, followed=rows if self.followed is None else self.followed & rows)
 
+    @classmethod
+    def joined(cls, guides: Sequence["Guide"]) -> "Guide":
+        """Return the guide of the rows of several guides with the same output, one after another.
+        Either all of them cover all rows or none says so.
+        """
+        join, first = array_module(guides[0].states).concatenate, guides[0]
+        followed = None if first.followed is None else join([guide.followed for guide in guides])
+        return cls(join([guide.states for guide in guides]), first.output, followed)
+
     def logits(self, rows: slice) -> Array:
         """Return the logits (M, V) of some rows, without recording operations."""
         with no_grad():
@@ -54,8 +63,8 @@ class Guide:
 
 @dataclass(frozen=True)
 class OutputLoss:
-    """The losses of one output. nats, divergence: (), the means of the cross-entropy with the text
-    and of the divergence from the guide. They stay on the device, so the host does not wait.
+    """The losses of one output. nats, divergence: (N,), the cross-entropy with the text and the
+    divergence from the guide, of each row. They stay on the device, so the host does not wait.
     gradient: with respect to the state.
     """
 
@@ -69,36 +78,40 @@ def output_loss(
     width: int,
     state: Array,
     targets: Array,
-    text_weight: float,
+    text_weights: Array | None,
     guide: Guide | None = None,
-    guide_weight: float = 0.0,
+    guide_weights: Array | None = None,
 ) -> OutputLoss:
-    """Compute the loss of an output at `state` (..., D), N rows, and the gradient of
+    """Compute the losses of an output at `state` (..., D), N rows, and the gradient of
 
-        text_weight * mean cross-entropy with the text + guide_weight * mean divergence from guide
+        sum of text_weights * cross-entropy with the text + guide_weights * divergence from guide
 
     Add the gradient for the output's parameters to their `.grad`.
 
     width: V, the number of logits of a row. targets: (N,) tokens of the text, or -1: the row has no
-    text.
+    text. text_weights, guide_weights: (N,), or None for zeros. At rows that the guide does not
+    cover, its weight is added to the text's.
     """
     xp = array_module(state)
     flat = state.reshape(-1, state.shape[-1])  # (N, D)
-    text = xp.full(len(flat), text_weight / len(flat), flat.dtype)
-    guided = xp.full(len(flat), guide_weight / len(flat), flat.dtype)
+    learns = text_weights is not None or guide_weights is not None
+    text, guided = (
+        xp.zeros(len(flat), flat.dtype) if weights is None else weights
+        for weights in (text_weights, guide_weights)
+    )
     if guide is not None and guide.followed is not None:
         text, guided = text + guided * ~guide.followed, guided * guide.followed
     gradient = xp.zeros_like(flat)
     losses, divergences = [], []
     for rows in chunks(len(flat), width, xp):
-        if text_weight or guide_weight:
+        if learns:
             part = Tensor(flat[rows], requires_grad=True)
             logits = output(part)  # (M, V)
             nats, divergence = kernels.for_array(logits.data).mixed_cross_entropy(
                 logits.data,
                 targets[rows],
                 text[rows],
-                guide.logits(rows) if guide is not None and guide_weight else None,
+                None if guide is None or guide_weights is None else guide.logits(rows),
                 guided[rows],
             )
             logits.backward(logits.data)
@@ -111,8 +124,9 @@ def output_loss(
         losses.append(nats)
         divergences.append(divergence)
         del logits  # before the next chunk's
-    means = [xp.concatenate(each).mean() for each in (losses, divergences)]
-    return OutputLoss(*means, gradient.reshape(state.shape))
+    return OutputLoss(
+        xp.concatenate(losses), xp.concatenate(divergences), gradient.reshape(state.shape)
+    )
 
 
 def chunks(rows: int, width: int, xp: ModuleType = np) -> Iterator[slice]:

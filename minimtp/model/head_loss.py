@@ -1,0 +1,151 @@
+"""The loss of the prediction heads, and its gradient.
+
+**Together.** Independent heads are finished one after another (loss.py). Other heads need all their
+states before the backward pass anyway. So the rows of all of them go through the output together:
+its weights are read once, and larger products are faster.
+
+**Subset of positions.** A head learns nearly the same from neighbouring positions. Some heads can
+therefore be trained at every n-th position, for about an n-th of the cost.
+
+**Targets of the heads.** A draft is accepted if the trunk agrees with it. So a good head predicts
+the trunk's prediction, which is not always the next token of the text.
+
+    text      the tokens of the text
+    trunk     the trunk's distributions at the positions that the head predicts (as in Hydra++,
+              arXiv 2402.05109). They come from the same forward pass and contain more information
+              than a single token. Positions beyond the end of the window have no distribution, so
+              their target is the token of the text
+    teacher   the distribution of the teacher's head of the same depth. Heads that are trained with
+              rounding learn from heads without rounding
+
+**Draft vocabulary.** A head that drafts only some of the tokens (heads/draft_vocabulary.py) has a
+loss over these. Rows whose next token is another one are left out.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from itertools import islice
+
+from minimtp.backend import Array, array_module
+from minimtp.backend import numpy as np
+from minimtp.engine.tensor import Tensor, backpropagate, no_grad
+from minimtp.model.output_loss import Guide, output_loss
+from minimtp.model.transformer import LanguageModel
+
+ALL = slice(None)
+
+
+def accumulate_in_heads(
+    model: LanguageModel,
+    hidden: Tensor,
+    tokens: Array,
+    weights: np.ndarray,
+    positions: slice,
+    guides: Iterator[Guide | None],
+) -> list[Array | None]:
+    """Add the gradient of sum_k weights_k L_k to the heads, to the output and to `hidden` (B, T,
+    W). Return L_1, ..., L_K.
+
+    guides: for each head in turn, what its B*n rows follow, or None for the tokens of the text.
+    """
+    following = following_tokens(tokens, model.depth)  # (B, T, K)
+    heads = model.heads.states_at(positions, hidden, following, model.trunk)
+    used = int(np.flatnonzero(weights)[-1]) + 1  # heads; the weights of the others are 0
+    losses: list[Array | None] = []
+    while len(losses) < used:
+        # Independent heads do not wait for one another. The others go through the output together.
+        states = list(islice(heads, 1 if model.heads.independent else used))  # (B, n, D) each
+        depths = range(len(losses) + 1, len(losses) + len(states) + 1)
+        targets = [targets_of(tokens, k, hidden.shape[1], positions) for k in depths]  # (B*n,) each
+        some = weights[len(losses) : len(losses) + len(states)]
+        nats, gradients = _loss_of_states(
+            model, states, targets, list(islice(guides, len(states))), some
+        )
+        losses += nats
+        backpropagate(states, gradients)
+    return losses + [None] * (model.depth - used)
+
+
+def _loss_of_states(
+    model: LanguageModel,
+    states: list[Tensor],
+    targets: list[Array],
+    guides: list[Guide | None],
+    weights: np.ndarray,
+) -> tuple[list[Array], list[Array]]:
+    """Return the losses of some heads, in nats per row, and the gradients of their states.
+
+    states: (B, n, D) for each head. targets: (B*n,) for each. guides: for all heads, or None for
+    all.
+    """
+    rows, vocabulary = [rows_of(state.data) for state in states], model.heads.draft_vocabulary
+    xp, width, size = array_module(rows[0]), model.config.vocabulary_size, len(rows[0])
+    guide = None if guides[0] is None else Guide.joined(guides)
+    tokens = xp.concatenate(targets)  # (N,), for all heads
+    counted = [1.0] * len(states)
+    if vocabulary is not None:
+        width, tokens = len(vocabulary), vocabulary.indices_of(tokens)
+        guide = None if guide is None else guide.only(tokens >= 0)
+        inside = (tokens >= 0).reshape(len(states), size)
+        counted = xp.maximum(inside.sum(axis=1), 1) / size
+    weight = xp.asarray(np.repeat(weights / size, size), rows[0].dtype)
+    of_text, of_guide = (weight, None) if guide is None else (None, weight)
+    loss = output_loss(
+        model.draft_logits, width, xp.concatenate(rows), tokens, of_text, guide, of_guide
+    )
+    nats = loss.nats.reshape(len(states), size).mean(axis=1)
+    gradients = loss.gradient.reshape(len(states), *states[0].shape)
+    return [nats[k] / counted[k] for k in range(len(states))], list(gradients)
+
+
+def trunk_guides(model: LanguageModel, hidden: Array, positions: slice) -> Iterator[Guide]:
+    """For k = 1..K yield the trunk's distributions k positions later, (B*n, V). Beyond the window
+    there are none.
+
+    hidden: (B, T, W), the trunk's states.
+    """
+    xp, (batch, length, _) = array_module(hidden), hidden.shape
+    for k in range(1, model.depth + 1):
+        later = k + xp.arange(length)[positions]  # (n,)
+        states = final_states(hidden[:, xp.minimum(later, length - 1)], model)  # (B, n, D)
+        yield Guide(rows_of(states), model.trunk_draft_logits, xp.tile(later < length, batch))
+
+
+def teacher_guides(
+    teacher: LanguageModel, model: LanguageModel, hidden: Array, tokens: Array, positions: slice
+) -> Iterator[Guide]:
+    """For k = 1..K yield the distributions of the teacher's head k over the tokens that the model
+    drafts, (B*n, V).
+
+    hidden: (B, T, W), the teacher's states.
+    """
+    depth, vocabulary = model.depth, model.heads.draft_vocabulary
+    output = partial(teacher.draft_logits, vocabulary=vocabulary)
+    with no_grad():
+        following = following_tokens(tokens, depth)  # (B, T, K)
+        heads = teacher.heads.states_at(positions, Tensor(hidden), following, teacher.trunk)
+        states = list(islice(heads, depth))
+    for state in states:  # (B, n, D)
+        yield Guide(rows_of(state.data), output)
+
+
+def following_tokens(tokens: Array, depth: int) -> Array:
+    """tokens (B, T + 1 + K) -> (B, T, K): the K tokens after each of the T inputs."""
+    length = tokens.shape[1] - 1 - depth
+    shifted = [tokens[:, k : length + k] for k in range(1, depth + 1)]
+    return array_module(tokens).stack(shifted, axis=-1)
+
+
+def targets_of(tokens: Array, k: int, length: int, positions: slice = ALL) -> Array:
+    """Return the tokens (B*n,) that head k has to predict at the n positions."""
+    return tokens[:, 1 + k : 1 + k + length][:, positions].reshape(-1)
+
+
+def final_states(hidden: Array, model: LanguageModel) -> Array:
+    """Return the trunk's final states (..., D) of its states (..., W)."""
+    return hidden[..., : model.config.hidden_size]
+
+
+def rows_of(states: Array) -> Array:
+    """(B, T, D) -> (B*T, D)."""
+    return states.reshape(-1, states.shape[-1])
