@@ -5,6 +5,7 @@ import argparse
 from minimtp.cli.bench import (
     acceptance,
     decode,
+    heads,
     kernels,
     llama,
     passes,
@@ -16,7 +17,7 @@ from minimtp.cli.bench import (
 from minimtp.cli.parser import Commands, add_commands
 from minimtp.errors import UserError
 
-MEASUREMENTS = (train, quality, kernels, decode, rounds, acceptance, passes, sampling, llama)
+MEASUREMENTS = (train, quality, kernels, decode, rounds, acceptance, heads, passes, sampling, llama)
 OPTIONS_OF_ALL = {
     "all": "--all",
     "all_preset": "--preset",
@@ -41,8 +42,8 @@ def add_parser(commands: Commands) -> None:
         "--all",
         action="store_true",
         default=argparse.SUPPRESS,
-        help="run compare and every measurement except rounds, acceptance, passes, sampling "
-        "and llama",
+        help="run compare and every measurement except rounds, acceptance, heads, passes, "
+        "sampling and llama",
     )
     add(
         "--preset",

@@ -1,4 +1,4 @@
-"""`minimtp bench --all`: every measurement of a preset except rounds, acceptance, passes,
+"""`minimtp bench --all`: every measurement of a preset except rounds, acceptance, heads, passes,
 sampling and llama.
 
     bench-kernels.json     speed of matrix products, NumPy and memory; needs compiled kernels
