@@ -1,8 +1,8 @@
 """The loss of the prediction heads, and its gradient.
 
 **Together.** Independent heads are finished one after another (loss.py). Other heads need all their
-states before the backward pass anyway. So the rows of all of them go through the output together:
-its weights are read once, and larger products are faster.
+states before the backward pass anyway. If they are trained at few positions, the rows of several go
+through the output together: its weights are read once, and larger products are faster.
 
 **Subset of positions.** A head learns nearly the same from neighbouring positions. Some heads can
 therefore be trained at every n-th position, for about an n-th of the cost.
@@ -29,10 +29,11 @@ from itertools import islice
 from minimtp.backend import Array, array_module
 from minimtp.backend import numpy as np
 from minimtp.engine.tensor import Tensor, backpropagate, no_grad
-from minimtp.model.output_loss import Guide, output_loss
+from minimtp.model.output_loss import Guide, joined_rows, output_loss
 from minimtp.model.transformer import LanguageModel
 
 ALL = slice(None)
+ROWS_TOGETHER = 512  # more rows take more memory, and a product is hardly faster per row
 
 
 def accumulate_in_heads(
@@ -51,18 +52,23 @@ def accumulate_in_heads(
     following = following_tokens(tokens, model.depth)  # (B, T, K)
     heads = model.heads.states_at(positions, hidden, following, model.trunk)
     used = int(np.flatnonzero(weights)[-1]) + 1  # heads; the weights of the others are 0
+    rows = following[:, positions, 0].size  # B*n
+    together = 1 if model.heads.independent else max(1, ROWS_TOGETHER // rows)
     losses: list[Array | None] = []
-    while len(losses) < used:
-        # Independent heads do not wait for one another. The others go through the output together.
-        states = list(islice(heads, 1 if model.heads.independent else used))  # (B, n, D) each
-        depths = range(len(losses) + 1, len(losses) + len(states) + 1)
-        targets = [targets_of(tokens, k, hidden.shape[1], positions) for k in depths]  # (B*n,) each
-        some = weights[len(losses) : len(losses) + len(states)]
-        nats, gradients = _loss_of_states(
-            model, states, targets, list(islice(guides, len(states))), some
-        )
+    states, gradients = [], []
+    for first in range(0, used, together):
+        some = range(first, min(first + together, used))
+        part = list(islice(heads, len(some)))  # (B, n, D) each
+        targets = [targets_of(tokens, 1 + k, hidden.shape[1], positions) for k in some]  # (B*n,)
+        of_part = list(islice(guides, len(some)))
+        nats, found = _loss_of_states(model, part, targets, of_part, weights[some])
         losses += nats
-        backpropagate(states, gradients)
+        if model.heads.independent:
+            backpropagate(part, found)
+        else:
+            states += part
+            gradients += found
+    backpropagate(states, gradients)
     return losses + [None] * (model.depth - used)
 
 
@@ -81,7 +87,7 @@ def _loss_of_states(
     rows, vocabulary = [rows_of(state.data) for state in states], model.heads.draft_vocabulary
     xp, width, size = array_module(rows[0]), model.config.vocabulary_size, len(rows[0])
     guide = None if guides[0] is None else Guide.joined(guides)
-    tokens = xp.concatenate(targets)  # (N,), for all heads
+    tokens = joined_rows(targets)  # (N,), for all heads
     counted = [1.0] * len(states)
     if vocabulary is not None:
         width, tokens = len(vocabulary), vocabulary.indices_of(tokens)
@@ -91,7 +97,7 @@ def _loss_of_states(
     weight = xp.asarray(np.repeat(weights / size, size), rows[0].dtype)
     of_text, of_guide = (weight, None) if guide is None else (None, weight)
     loss = output_loss(
-        model.draft_logits, width, xp.concatenate(rows), tokens, of_text, guide, of_guide
+        model.draft_logits, width, joined_rows(rows), tokens, of_text, guide, of_guide
     )
     nats = loss.nats.reshape(len(states), size).mean(axis=1)
     gradients = loss.gradient.reshape(len(states), *states[0].shape)

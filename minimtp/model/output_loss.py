@@ -51,9 +51,10 @@ class Guide:
         """Return the guide of the rows of several guides with the same output, one after another.
         Either all of them cover all rows or none says so.
         """
-        join, first = array_module(guides[0].states).concatenate, guides[0]
-        followed = None if first.followed is None else join([guide.followed for guide in guides])
-        return cls(join([guide.states for guide in guides]), first.output, followed)
+        first, followed = guides[0], None
+        if first.followed is not None:
+            followed = joined_rows([guide.followed for guide in guides])
+        return cls(joined_rows([guide.states for guide in guides]), first.output, followed)
 
     def logits(self, rows: slice) -> Array:
         """Return the logits (M, V) of some rows, without recording operations."""
@@ -127,6 +128,11 @@ def output_loss(
     return OutputLoss(
         xp.concatenate(losses), xp.concatenate(divergences), gradient.reshape(state.shape)
     )
+
+
+def joined_rows(arrays: Sequence[Array]) -> Array:
+    """Return the rows of several arrays in one, and a single array without copying it."""
+    return array_module(arrays[0]).concatenate(arrays) if len(arrays) > 1 else arrays[0]
 
 
 def chunks(rows: int, width: int, xp: ModuleType = np) -> Iterator[slice]:

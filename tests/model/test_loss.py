@@ -261,6 +261,27 @@ def test_a_batch_in_several_parts_has_the_losses_and_gradients_of_the_whole_batc
         np.testing.assert_allclose(chunks, whole, rtol=1e-10, atol=1e-13)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("targets", ["text", "trunk", "teacher"])
+def test_heads_that_go_through_the_output_together_learn_what_they_learn_one_by_one(
+    kind, targets, monkeypatch
+):
+    text, teacher = tokens(5, 9), build(kind, seed=5)
+    for weights in (np.array([0.5, 0.3, 0.2]), np.array([0.5, 0.0, 0.2]), np.array([0.5, 0.3, 0])):
+        results = []
+        for rows in (1, 60, 10**6):  # one, two and all of the heads
+            monkeypatch.setattr("minimtp.model.head_loss.ROWS_TOGETHER", rows)
+            model = build(kind)
+            losses = accumulate_gradients(
+                model, text, weights[: model.depth], head_targets=targets, teacher=teacher
+            )
+            gradients = [0.0 if p.grad is None else p.grad for p in model.parameters()]
+            results.append([losses, *gradients])
+        for alone, *together in zip(*results, strict=True):
+            for each in together:
+                np.testing.assert_allclose(each, alone, rtol=1e-10, atol=1e-13)
+
+
 def test_a_frozen_output_gets_no_gradient_and_the_states_get_the_same_one():
     learning, constant, text = build(), build(), tokens(2, 9)
     constant.embedding.weight.requires_grad = False
