@@ -83,10 +83,14 @@ class FakeQuantize:
 
 LSQ = """
 class FakeQuantizeLearned:
-    def log_step_gradient(self, gradient, value, inside):
+    def weight_and_step_gradients(self, gradient, value):
+        xp = array_module(value)
+        levels = self.grid.outermost_levels(self.scales)
+        first, last = (per_weight(self.grid, level, value.shape[1]) for level in levels)
+        inside = (self.weight >= xp.minimum(first, last)) & (self.weight <= xp.maximum(first, last))
         within = 0 * value if self.bound else value - self.weight
-        slope = array_module(value).where(inside, within, value)
-        return self.total_per_group(gradient * slope)
+        slope = xp.where(inside, within, value)
+        return gradient * inside, self.total_per_group(gradient * slope)
 """
 
 EXERCISES[2] = Solutions(
@@ -94,10 +98,15 @@ EXERCISES[2] = Solutions(
         "a choice between two slopes": LSQ,
         "two sums": """
 class FakeQuantizeLearned:
-    def log_step_gradient(self, gradient, value, inside):
+    def weight_and_step_gradients(self, gradient, value):
+        xp = array_module(value)
+        levels = self.grid.outermost_levels(self.scales)
+        levels = [per_weight(self.grid, level, value.shape[1]) for level in levels]
+        low, high = np.sort(levels, axis=0)
+        passed = xp.where((self.weight < low) | (self.weight > high), 0, gradient)
         fixed = value if self.bound else self.weight
-        clipped = self.total_per_group(gradient * value * ~inside)
-        return clipped + self.total_per_group(gradient * (value - fixed) * inside)
+        clipped = self.total_per_group((gradient - passed) * value)
+        return passed, clipped + self.total_per_group(passed * (value - fixed))
 """,
     },
     wrong={
@@ -111,6 +120,14 @@ class FakeQuantizeLearned:
         "clipped weights count with their error": changed(
             LSQ, ("inside, within, value", "inside, within, value - self.weight")
         ),
+        "clipped weights pass their gradient": changed(LSQ, ("gradient * inside", "gradient")),
+        "only clipped weights pass their gradient": changed(
+            LSQ, ("gradient * inside", "gradient * ~inside")
+        ),
+        "weights on the outermost levels are clipped": changed(LSQ, (">=", ">"), ("<=", "<")),
+        "the first level is always the lower one": changed(
+            LSQ, ("xp.minimum(first, last)", "first"), ("xp.maximum(first, last)", "last")
+        ),
         "the bound is ignored": changed(LSQ, ("0 * value if self.bound else value", "value")),
         "the mean of a group": changed(LSQ, ("(gradient * slope)", "(gradient * slope) / 32")),
         "the factor of the LSQ paper": changed(
@@ -123,40 +140,42 @@ class FakeQuantizeLearned:
             LSQ, ("(gradient * slope)", "(gradient * slope) * 0 + (gradient * slope).sum()")
         ),
         "the gradient is left out": changed(LSQ, ("gradient * slope", "slope")),
-        "the rounded weights in place": """
-class FakeQuantizeLearned:
-    def log_step_gradient(self, gradient, value, inside):
-        value -= inside * (value if self.bound else self.weight)
-        return self.total_per_group(gradient * value)
-""",
+        "the rounded weights in place": changed(
+            LSQ,
+            ("slope = xp.where(inside, within, value)", "value -= inside * (value - within)"),
+            ("gradient * slope", "gradient * value"),
+        ),
     },
 )
 
 OFFSETS = """
 class FakeQuantizeLearned:
-    def log_step_gradient(self, gradient, value, inside):
+    def weight_and_step_gradients(self, gradient, value):
+        xp, columns = array_module(value), value.shape[1]
+        levels = self.grid.outermost_levels(self.scales)
+        first, last = (per_weight(self.grid, level, columns) for level in levels)
+        inside = (self.weight >= xp.minimum(first, last)) & (self.weight <= xp.maximum(first, last))
         lowest = 0 * value
         if self.has_offsets:
-            lowest = per_weight(self.grid, self.scales.minimum, value.shape[1])
+            lowest = per_weight(self.grid, self.scales.minimum, columns)
         within = 0 * value if self.bound else value - self.weight
-        slope = array_module(value).where(inside, within, value - lowest)
-        return self.total_per_group(gradient * slope)
+        slope = xp.where(inside, within, value - lowest)
+        return gradient * inside, self.total_per_group(gradient * slope)
 """
 
 EXERCISES[3] = Solutions(
     right={
         "the minimum is subtracted": OFFSETS,
-        "the codes times the steps": """
-class FakeQuantizeLearned:
-    def log_step_gradient(self, gradient, value, inside):
-        outside = value
-        if self.has_offsets:
-            codes = self.grid.nearest(self.weight, self.scales)
-            outside = codes * per_weight(self.grid, self.scales.step, value.shape[1])
-        within = 0 * value if self.bound else value - self.weight
-        slope = within * inside + outside * ~inside
-        return self.total_per_group(gradient * slope)
-""",
+        "the codes times the steps": changed(
+            OFFSETS,
+            ("lowest = 0 * value", "outside = value"),
+            (
+                "lowest = per_weight(self.grid, self.scales.minimum, columns)",
+                "codes = self.grid.nearest(self.weight, self.scales)\n"
+                "            outside = codes * per_weight(self.grid, self.scales.step, columns)",
+            ),
+            ("xp.where(inside, within, value - lowest)", "within * inside + outside * ~inside"),
+        ),
     },
     wrong={
         "the minimum is not subtracted": changed(OFFSETS, ("value - lowest", "value")),
@@ -168,7 +187,7 @@ class FakeQuantizeLearned:
             OFFSETS, ("self.scales.minimum", "self.grid.encode(self.weight)[1].minimum")
         ),
         "the smallest value of the matrix": changed(
-            OFFSETS, ("per_weight(self.grid, self.scales.minimum, value.shape[1])", "value.min()")
+            OFFSETS, ("per_weight(self.grid, self.scales.minimum, columns)", "value.min()")
         ),
         "clipped weights do not count": changed(OFFSETS, ("value - lowest)", "0 * value)")),
         "only weights below the lowest level count": changed(

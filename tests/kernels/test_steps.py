@@ -72,16 +72,35 @@ def test_a_nan_is_the_extreme_and_an_end_of_the_range_of_its_group_only(kernel, 
     assert np.isfinite(np.delete(ends.reshape(-1, 2), -1, axis=0)).all()
 
 
-@needs_numba
-@given(arguments=rounded_with_steps())
-def test_plain_and_compiled_gradients_pass_at_the_same_weights(arguments):
-    grad, w, steps, size, low, high, *_ = arguments
+def step_gradients(kernel, arguments, is_bound):
+    """Return the gradients of `learned_step_gradients` for rounded weights, and their levels."""
+    grad, w, steps, size, low, high, _, minima = arguments
+    levels = plain.fake_quantize_with_steps(*arguments[1:])
     ends = np.float32(low) * steps, np.float32(high) * steps
-    (found, inside), (expected, expected_inside) = (
-        kernel.clipped_gradient(grad, w, *ends, size) for kernel in (cpu, plain)
-    )
-    assert inside.dtype == np.bool_ and np.array_equal(inside, expected_inside)
-    assert found.tobytes() == expected.tobytes() and np.array_equal(found != 0, inside)
+    return *kernel.learned_step_gradients(grad, w, levels, *ends, size, minima, is_bound), levels
+
+
+@needs_numba
+@given(arguments=rounded_with_steps(), is_bound=st.booleans())
+def test_plain_and_compiled_gradients_pass_at_the_same_weights(arguments, is_bound):
+    (found, *_), (expected, *_) = (step_gradients(k, arguments, is_bound) for k in (cpu, plain))
+    assert found.dtype == np.float32 and found.shape == expected.shape
+    assert found.tobytes() == expected.tobytes()
+
+
+@each_kernel
+@given(arguments=rounded_with_steps(), is_bound=st.booleans())
+def test_the_gradient_passes_between_the_outermost_levels_inclusive_and_nowhere_else(
+    kernel, arguments, is_bound
+):
+    grad, w, steps, size, low, high, *_ = arguments
+    before = grad.copy(), w.copy()
+    found, _, _ = step_gradients(kernel, arguments, is_bound)
+    first, last = (of_weights(np.float32(code) * steps, size, w.shape[1]) for code in (low, high))
+    inside = (w >= np.minimum(first, last)) & (w <= np.maximum(first, last))
+    assert found.tobytes() == np.where(inside, grad, np.float32(0)).tobytes()
+    assert np.array_equal(found != 0, inside)  # no drawn gradient is 0
+    assert before[0].tobytes() == grad.tobytes() and before[1].tobytes() == w.tobytes()
 
 
 @each_kernel
@@ -90,14 +109,12 @@ def test_gradients_of_log_steps_are_the_exact_sums_up_to_their_roundings(
     kernel, arguments, is_bound
 ):
     """A term has 2 roundings, of a difference and of a product, and a sum of n terms n - 1 more."""
-    grad, w, steps, size, low, high, _, minima = arguments
-    levels = plain.fake_quantize_with_steps(*arguments[1:])
-    fixed = levels if is_bound else w
-    ends = np.float32(low) * steps, np.float32(high) * steps
-    inside = plain.clipped_gradient(grad, w, *ends, size)[1]
-    found = kernel.log_step_gradient(grad, levels, fixed, inside, size, minima)
+    grad, w, steps, size, *_, minima = arguments
+    passed, found, levels = step_gradients(kernel, arguments, is_bound)
+    inside = passed != 0
+    fixed = np.float64(levels if is_bound else w)
     lowest = of_weights(minima, size, w.shape[1])
-    terms = np.float64(grad) * (np.float64(levels) - np.where(inside, np.float64(fixed), lowest))
+    terms = np.float64(grad) * (np.float64(levels) - np.where(inside, fixed, lowest))
     assert found.dtype == np.float32 and found.shape == steps.shape
     for group in range(steps.shape[1]):
         of_group = terms[:, group * size : (group + 1) * size]

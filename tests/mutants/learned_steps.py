@@ -9,6 +9,8 @@ from tests.quant.qat import (
     test_start_steps,
 )
 
+GRADIENTS = "kernels.plain.steps:learned_step_gradients"
+
 
 def check_the_lsq_gradient():
     check = test_learned_gradients.test_learned_gradients_are_the_derivatives_of_the_lsq_surrogate
@@ -16,13 +18,13 @@ def check_the_lsq_gradient():
         check(own, learned_cases.GRIDS[0], shift)
 
 
-@mutant("kernels.plain.steps:log_step_gradient", "nncf #50, nni #3160", test=check_the_lsq_gradient)
+@mutant(GRADIENTS, "nncf #50, nni #3160", test=check_the_lsq_gradient)
 def weights_below_the_lowest_level_give_the_step_the_gradient_of_the_highest(gradient_of):
     wrong = "abs(levels) * ~inside + inside * (levels - fixed)"
     return edited(gradient_of, ("levels - xp.where(inside, fixed, outside)", wrong))
 
 
-@mutant("kernels.plain.steps:log_step_gradient", "LSQuantization #1", test=check_the_lsq_gradient)
+@mutant(GRADIENTS, "LSQuantization #1", test=check_the_lsq_gradient)
 def the_step_gets_the_derivative_of_the_staircase(gradient_of):
     return edited(gradient_of, ("levels - xp.where(inside, fixed, outside)", "levels"))
 

@@ -44,18 +44,12 @@ def fake_quantize_with_steps(w, steps, group_size, min_code, max_code, zeros=Non
     return _matrix(y, w.shape)
 
 
-def clipped_gradient(grad, w, first, last, group_size):
-    gradients, groups = _groups(grad, group_size), _groups(w, group_size)
-    dw, inside = np.empty(groups.shape, np.float32), np.empty(groups.shape, np.bool_)
-    _clipped_gradient(gradients, groups, _flat(first), _flat(last), dw, inside)
-    return _matrix(dw, w.shape), _matrix(inside, w.shape)
-
-
-def log_step_gradient(grad, levels, fixed, inside, group_size, minima=None):
-    arrays = [_groups(array, group_size) for array in (grad, levels, fixed, inside)]
-    totals = np.empty(len(arrays[0]), np.float32)
-    _log_step_gradient(*arrays, _flat(minima), totals)
-    return totals.reshape(len(grad), -1)
+def learned_step_gradients(grad, w, levels, first, last, group_size, minima=None, bound=False):
+    arrays = [_groups(array, group_size) for array in (grad, w, levels)]
+    ends = _flat(first), _flat(last)
+    dw, totals = np.empty(arrays[0].shape, np.float32), np.empty(len(arrays[0]), np.float32)
+    _learned_step_gradients(*arrays, *ends, _flat(minima), bound, dw, totals)
+    return _matrix(dw, w.shape), totals.reshape(len(w), -1)
 
 
 def _groups(x, size):
@@ -127,21 +121,14 @@ def _fake_quantize_with_steps(x, steps, min_code, max_code, zeros, minima, y):
             y[i, j] = (distance + ZERO) * step + minimum
 
 
-@compiled
-def _clipped_gradient(grad, x, first, last, dx, inside):
+@compiled(fastmath=reassociate)
+def _learned_step_gradients(grad, x, levels, first, last, minima, bound, dx, totals):
     for i in range(x.shape[0]):
         low, high = min(first[i], last[i]), max(first[i], last[i])
-        for j in range(x.shape[1]):
-            is_inside = (x[i, j] >= low) & (x[i, j] <= high)
-            inside[i, j] = is_inside
-            dx[i, j] = grad[i, j] if is_inside else ZERO
-
-
-@compiled(fastmath=reassociate)
-def _log_step_gradient(grad, levels, fixed, inside, minima, totals):
-    for i in range(grad.shape[0]):
         total, minimum = ZERO, ZERO if minima is None else minima[i]
-        for j in range(grad.shape[1]):
-            start = fixed[i, j] if inside[i, j] else minimum
-            total += grad[i, j] * (levels[i, j] - start)
+        for j in range(x.shape[1]):
+            inside = (x[i, j] >= low) & (x[i, j] <= high)
+            dx[i, j] = grad[i, j] if inside else ZERO
+            fixed = levels[i, j] if bound else x[i, j]
+            total += grad[i, j] * (levels[i, j] - (fixed if inside else minimum))
         totals[i] = total

@@ -83,10 +83,9 @@ from minimtp.kernels.plain.quantize import (
 )
 from minimtp.kernels.plain.sampling import choose, sample, truncate
 from minimtp.kernels.plain.steps import (
-    clipped_gradient,
     fake_quantize_with_steps,
     float16_values,
-    log_step_gradient,
+    learned_step_gradients,
     ranges,
     signed_extremes,
 )
@@ -94,12 +93,12 @@ from minimtp.kernels.plain.steps import (
 __all__ = [
     "Prepared", "PreparedBlock", "PreparedGatedStep", "PreparedTrunk",
     "adamw", "batched_trunk_step", "cached_attention", "causal_softmax", "causal_softmax_backward",
-    "choose", "clipped_gradient", "cross_entropy", "cross_entropy_backward", "embedding",
+    "choose", "cross_entropy", "cross_entropy_backward", "embedding",
     "embedding_backward",
     "fake_quantize_activations", "fake_quantize_q4_0", "fake_quantize_q8_0",
     "fake_quantize_with_steps", "float16_values", "gated_draft", "gated_sampled_draft",
     "gated_step", "gated_tree",
-    "gated_update", "gated_update_backward", "linear", "log_step_gradient", "matmul",
+    "gated_update", "gated_update_backward", "learned_step_gradients", "linear", "matmul",
     "matmul_bfloat16",
     "mixed_cross_entropy",
     "prepare_block", "prepare_f16", "prepare_f32", "prepare_gated_step", "prepare_q4_0",

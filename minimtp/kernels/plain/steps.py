@@ -77,47 +77,43 @@ def fake_quantize_with_steps(
     return level.astype(w.dtype, copy=False)
 
 
-def clipped_gradient(
-    grad: Array, w: Array, first: Array, last: Array, group_size: int
-) -> tuple[Array, Array]:
-    """Return the gradient of the weights (N, K), and whether each weight lies between the outermost
-    levels of its group, inclusive: booleans (N, K).
-
-    grad (N, K): the gradient of the levels of w (N, K). It passes inside only. first, last: float32
-    (N, groups), the outermost levels, in either order.
-    """
-    xp = array_module(w)
-    low = _per_weight(xp.minimum(first, last), group_size, w.shape[1])  # (N, K)
-    high = _per_weight(xp.maximum(first, last), group_size, w.shape[1])
-    exact = w.astype(xp.float32, copy=False)  # as in the forward pass
-    inside = (exact >= low) & (exact <= high)
-    return xp.where(inside, grad, grad.dtype.type(0)), inside
-
-
-def log_step_gradient(
+def learned_step_gradients(
     grad: Array,
+    w: Array,
     levels: Array,
-    fixed: Array,
-    inside: Array,
+    first: Array,
+    last: Array,
     group_size: int,
     minima: Array | None = None,
-) -> Array:
-    """Return the gradient of the logarithms of the steps (N, groups): the sums over each group of
-    grad * (level - fixed) inside and grad * (level - minimum) outside.
+    bound: bool = False,
+) -> tuple[Array, Array]:
+    """Return the gradient of the weights (N, K), and that of the logarithms of the steps (N,
+    groups).
 
-    grad (N, K): the gradient of the levels (N, K). fixed (N, K): the weights for LSQ, the levels
-    for PACT. inside: booleans (N, K). minima: float32 (N, groups); None: 0.
+    A weight is inside if it lies between the outermost levels of its group, inclusive. Its gradient
+    is that of its level inside and 0 outside. The gradient of a step is the sum over its group of
+
+        grad * (level - w)          inside; 0 with `bound`
+        grad * (level - minimum)    outside
+
+    grad (N, K): the gradient of the levels (N, K) of w (N, K). first, last: float32 (N, groups),
+    the outermost levels, in either order. minima: float32 (N, groups); None: 0.
     """
-    xp = array_module(grad)
-    outside = (
-        grad.dtype.type(0) if minima is None else _per_weight(minima, group_size, grad.shape[1])
-    )
+    xp = array_module(w)
+    rows, columns = w.shape
+    low = _per_weight(xp.minimum(first, last), group_size, columns)  # (N, K)
+    high = _per_weight(xp.maximum(first, last), group_size, columns)
+    exact = w.astype(xp.float32, copy=False)  # as in the forward pass
+    inside = (exact >= low) & (exact <= high)
+    zero = grad.dtype.type(0)
+    fixed = levels if bound else w
+    outside = zero if minima is None else _per_weight(minima, group_size, columns)
     slope = levels - xp.where(inside, fixed, outside)
-    rows, columns = grad.shape
     groups = -(-columns // group_size)
     terms = xp.zeros((rows, groups * group_size), slope.dtype)
     terms[:, :columns] = grad * slope
-    return terms.reshape(rows, groups, group_size).sum(axis=-1)
+    totals = terms.reshape(rows, groups, group_size).sum(axis=-1)
+    return xp.where(inside, grad, zero), totals
 
 
 def _per_weight(groups: Array, group_size: int, columns: int) -> Array:

@@ -73,6 +73,8 @@ class FakeQuantizedMatMul(Op):
     largest magnitude of a group sets the scale, so nothing is clipped. Both are rounded again in
     the backward pass, which takes less time than reading saved copies from memory. A matmul without
     rounding also saves x and W, so training with rounding needs no additional memory per weight.
+    Only learned scales are saved, one or two for each group: computing them takes as long as
+    rounding.
     """
 
     straight_through = True
@@ -81,12 +83,15 @@ class FakeQuantizedMatMul(Op):
         self.rounding, self.activations = rounding, activations
 
     def forward(self, x: Array, *matrix: Array) -> Array:
-        self.x, self.matrix = x, matrix
-        rounded = operand(self.rounding().forward(*matrix))  # (N, K)
+        self.x, self.matrix, rounding = x, matrix, self.rounding()
+        rounded = operand(rounding.forward(*matrix))  # (N, K)
+        self.scales = getattr(rounding, "scales", None)
         return matmul(self._rows(), rounded.T).reshape(*x.shape[:-1], -1)  # (..., N)
 
     def backward(self, gradient: Array) -> tuple[Array | None, ...]:
         rounding = self.rounding()
+        if self.scales is not None:
+            rounding.scales = self.scales
         rows = operand(gradient.reshape(-1, gradient.shape[-1]))  # (M, N)
         rounded = operand(rounding.forward(*self.matrix))  # (N, K)
         dx = matmul(rows, rounded).reshape(self.x.shape)  # (..., K)

@@ -63,19 +63,23 @@ class FakeQuantizeLearned(Op):
     log_steps: t, the logarithm of the factor on each group's own step. offsets: how far the levels
     of each group are moved, in the grid's own steps. bound: let only clipped weights move the
     steps. name: what an error calls the weights.
+    scales: of the forward pass. Set before it to those of an operation with the same inputs, they
+    are not computed again, and the weights not checked.
     Raises UserError if the grid rejects the weights, has no single step per group or, with offsets,
     stores no lowest level.
     """
 
     straight_through = True
+    scales: Scales | None = None
 
     def __init__(self, grid: Grid, name: str = "the weights", bound: bool = False) -> None:
         self.grid, self.name, self.bound = grid, name, bound
 
     def forward(self, weight: Array, log_steps: Array, offsets: Array | None = None) -> Array:
         self.weight, self.has_offsets = weight, offsets is not None
-        self.grid.check_in_training(weight, self.name)
-        self.scales = learned_scales(self.grid, weight, log_steps, offsets)
+        if self.scales is None:
+            self.grid.check_in_training(weight, self.name)
+            self.scales = learned_scales(self.grid, weight, log_steps, offsets)
         if follows_own_rule(log_steps, offsets):
             self.value = self.grid.fake_quantize(weight, self.name)  # (N, K)
         else:
@@ -83,24 +87,28 @@ class FakeQuantizeLearned(Op):
         return self.value
 
     def backward(self, gradient: Array) -> tuple[Array, ...]:
-        weight_gradient, inside = clipped_gradient(self.grid, self.scales, gradient, self.weight)
-        gradients = [weight_gradient, self.log_step_gradient(gradient, self.value, inside)]
+        gradients = self.weight_and_step_gradients(gradient, self.value)
         if self.has_offsets:
-            gradients.append(self.offset_gradient(gradient, inside))
-        return tuple(gradients)
+            return *gradients, self.offset_gradient(gradient - gradients[0])
+        return gradients
 
-    def log_step_gradient(self, gradient: Array, value: Array, inside: Array) -> Array:
-        """Return the gradient of the log steps (groups,). value: q. inside: whether a weight is not
-        clipped. Both are (N, K).
+    def weight_and_step_gradients(self, gradient: Array, value: Array) -> tuple[Array, Array]:
+        """Return the gradient of the weights (N, K), 0 where they are clipped, and that of the log
+        steps (groups,).
+
+        gradient: that of the levels. value: q. Both are (N, K).
         """
-        fixed = value if self.bound else self.weight
         minima = self.scales.minimum if self.has_offsets else None
-        return log_step_gradient(self.grid, self.scales, gradient, value, fixed, inside, minima)
+        arrays = gradient, self.weight, value
+        return learned_gradients(self.grid, self.scales, *arrays, minima, self.bound)
 
-    def offset_gradient(self, gradient: Array, inside: Array) -> Array:
-        """Return the gradient of the offsets (groups,). An offset moves only clipped weights."""
+    def offset_gradient(self, clipped: Array) -> Array:
+        """Return the gradient of the offsets (groups,). An offset moves only clipped weights.
+
+        clipped: the gradient of their levels, 0 at the other weights, (N, K).
+        """
         own_step = self.grid.scales(self.weight).step
-        return self.total_per_group(gradient * ~inside) * own_step.reshape(-1)
+        return self.total_per_group(clipped) * own_step.reshape(-1)
 
     def total_per_group(self, values: Array) -> Array:
         """values (N, K) -> their sum over each group, (groups,)."""
@@ -149,43 +157,31 @@ def learned_scales(
     return stretched_and_shifted(grid, own, factors, shifts)
 
 
-def clipped_gradient(
-    grid: Grid, scales: Scales, gradient: Array, weight: Array
-) -> tuple[Array, Array]:
-    """Return the gradient of the weights (N, K), 0 where they are clipped, and whether each weight
-    lies between the lowest and the highest level of its group, inclusive: booleans (N, K).
-
-    gradient (N, K): that of the levels.
-    """
-    ends, shape = grid.outermost_levels(scales), weight.shape
-    (gradient, weight), size = _in_rows(grid, ends[0], gradient, weight)
-    found = kernels.for_array(gradient).clipped_gradient(gradient, weight, *ends, size)
-    return found[0].reshape(shape), found[1].reshape(shape)
-
-
-def log_step_gradient(
+def learned_gradients(
     grid: Grid,
     scales: Scales,
     gradient: Array,
+    weight: Array,
     value: Array,
-    fixed: Array,
-    inside: Array,
     minima: Array | None = None,
-) -> Array:
-    """Return the gradient of the log steps (groups,): the sums of gradient * (value - fixed) inside
-    and gradient * (value - minimum) outside. All but the minima are (N, K).
-    """
-    step = scales[0] if isinstance(scales, tuple) else scales
-    matrices, size = _in_rows(grid, step, gradient, value, fixed, inside)
-    return kernels.for_array(gradient).log_step_gradient(*matrices, size, minima).reshape(-1)
+    bound: bool = False,
+) -> tuple[Array, Array]:
+    """Return the gradient of the weights (N, K), 0 where they are clipped, and that of the log
+    steps (groups,): the sum over each group of
 
+        gradient * (value - weight)     between the lowest and the highest level, inclusive; 0 with
+                                        `bound`
+        gradient * (value - minimum)    outside
 
-def _in_rows(grid: Grid, step: Array, *matrices: Array) -> tuple[list[Array], int]:
-    """Return the matrices (N, K), as single rows if the whole matrix has one step, and the number
-    of columns in a group.
+    gradient: that of the levels `value`, (N, K) like the weights. minima: (N, groups); None: 0.
     """
-    rows = [matrix.reshape(len(step), -1) for matrix in matrices]
-    return rows, grid.group_size or rows[0].shape[1]
+    ends = grid.outermost_levels(scales)
+    # A matrix with a single step is a single row.
+    rows = [array.reshape(len(ends[0]), -1) for array in (gradient, weight, value)]
+    size = grid.group_size or rows[0].shape[1]
+    kernel = kernels.for_array(gradient)
+    found, totals = kernel.learned_step_gradients(*rows, *ends, size, minima, bound)
+    return found.reshape(weight.shape), totals.reshape(-1)
 
 
 def first_log_steps(grid: Grid, weight: Array, name: str = "the weights") -> Array:

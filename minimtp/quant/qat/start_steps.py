@@ -40,7 +40,7 @@ from minimtp.quant.grids.scales import (
     per_weight,
     stretched,
 )
-from minimtp.quant.qat.learned import clipped_gradient, log_step_gradient
+from minimtp.quant.qat.learned import learned_gradients
 
 REACH = 0.45  # of a step, from the packed value to the master
 
@@ -50,26 +50,26 @@ class FakeQuantizeFromStart(Op):
     steps start_steps * exp(log_steps), (N, K).
 
     grid: one that `require_single_step` accepts. start_steps: (groups,), signed. name: what an
-    error calls the weights.
+    error calls the weights. scales: the steps of the forward pass, as in `FakeQuantizeLearned`.
     The forward raises UserError if a weight is not finite or too large for the grid.
     """
 
     straight_through = True
+    scales: Array | None = None
 
     def __init__(self, grid: Grid, start_steps: Array, name: str = "the weights") -> None:
         self.grid, self.start_steps, self.name = grid, start_steps, name
 
     def forward(self, weight: Array, log_steps: Array) -> Array:
-        self.grid.check_in_training(weight, self.name)
         self.weight = weight
-        self.steps = current_steps(self.grid, weight.shape, self.start_steps, log_steps)
-        self.value = self.grid.nearest_values(weight, self.steps)  # (N, K)
+        if self.scales is None:
+            self.grid.check_in_training(weight, self.name)
+            self.scales = current_steps(self.grid, weight.shape, self.start_steps, log_steps)
+        self.value = self.grid.nearest_values(weight, self.scales)  # (N, K)
         return self.value
 
     def backward(self, gradient: Array) -> tuple[Array, Array]:
-        weight_gradient, inside = clipped_gradient(self.grid, self.steps, gradient, self.weight)
-        arrays = gradient, self.value, self.weight, inside
-        return weight_gradient, log_step_gradient(self.grid, self.steps, *arrays)
+        return learned_gradients(self.grid, self.scales, gradient, self.weight, self.value)
 
 
 def require_single_step(grid: Grid, name: str) -> None:

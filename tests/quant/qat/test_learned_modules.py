@@ -1,5 +1,6 @@
 """Learned steps in a model: initialization, training and storage."""
 
+import importlib
 from dataclasses import replace
 
 import pytest
@@ -7,11 +8,14 @@ import pytest
 from minimtp.backend import choose_device
 from minimtp.backend import numpy as np
 from minimtp.engine.flat import FlatParameters
+from minimtp.engine.precision import matmul
+from minimtp.engine.tensor import Parameter
 from minimtp.errors import UserError
 from minimtp.model.loss import accumulate_gradients
 from minimtp.model.transformer import Transformer
 from minimtp.quant.packed_matrix import stored_arrays
 from minimtp.quant.ptq.methods import quantize_after_training
+from minimtp.quant.qat.fake_quantize import FakeQuantizedMatMul
 from minimtp.quant.qat.learned import FakeQuantizeLearned
 from minimtp.quant.qat.modules import FakeQuantizedLinear
 from minimtp.quant.qat.prepare import add_learned_step_parameters, prepare_qat
@@ -183,3 +187,38 @@ def test_learned_steps_get_the_gradient_of_the_rule_in_the_spec(scales, bound):
         np.array_equal(matrix.log_steps.grad, operation.backward(gradient)[1])
         and matrix.log_steps.grad.any()
     )
+
+
+@pytest.mark.parametrize(
+    ("scales", "grid", "function"),
+    [
+        ("learned", "q4_0", "learned.learned_scales"),
+        ("learned-offset", "q4_1", "learned.learned_scales"),
+        ("learned-bound", "int4-affine-g32", "learned.learned_scales"),
+        ("learned-from-start", "q4_0", "start_steps.current_steps"),
+    ],
+)
+def test_a_matmul_computes_scales_once_and_has_the_gradients_of_its_rounding(
+    scales, grid, function, monkeypatch
+):
+    """The backward pass rounds the weights again, with the scales of the forward pass."""
+    matrix = learned(grid=grid, scales=scales).blocks[0].attention.qkv
+    if scales == "learned-from-start":
+        own = matrix.grid.encode(matrix.weight.data)[1]
+        matrix.start_steps.data[...] = 0.7 * own.reshape(-1)
+    rng, calls = np.random.default_rng(0), []
+    module, _, name = function.rpartition(".")
+    module = importlib.import_module(f"minimtp.quant.qat.{module}")
+    compute = getattr(module, name)
+    monkeypatch.setattr(module, name, lambda *a: calls.append(name) or compute(*a))
+    x, gradient = (rng.standard_normal((5, size)).astype(np.float32) for size in matrix.shape[::-1])
+    inputs = Parameter(x)
+    FakeQuantizedMatMul(matrix.rounding, "none").apply(inputs, *matrix.operands).backward(gradient)
+    assert len(calls) == 1
+    rounding = matrix.rounding()
+    values = rounding.forward(*(parameter.data for parameter in matrix.operands))
+    expected = rounding.backward(matmul(gradient.T, x))
+    assert np.array_equal(inputs.grad, matmul(gradient, values))
+    assert len(expected) == len(matrix.operands)
+    for parameter, wanted in zip(matrix.operands, expected, strict=True):
+        assert np.array_equal(parameter.grad, wanted) and wanted.any()

@@ -11,10 +11,10 @@ from minimtp.quant.grids import grid_named
 from minimtp.quant.grids.scale_search import search_scales
 from minimtp.quant.qat.learned import (
     FakeQuantizeLearned,
-    clipped_gradient,
     encode_learned,
     first_log_steps,
     first_log_steps_and_offsets,
+    learned_gradients,
 )
 from tests.quant.qat.learned_cases import GRIDS, each_grid, step_count
 from tests.strategies import weight_matrices
@@ -77,11 +77,12 @@ def test_a_weight_on_its_outermost_level_is_within_the_levels():
     x[0, :4] = -8, 7, 7.25, -7.75  # the step is 1
     scales, gradient = grid.encode(x)[1], np.ones((1, 32), np.float32)
     expected = [True, True, False, True, True]
-    passed, inside = clipped_gradient(grid, scales, gradient, x)
-    assert inside[0, :5].tolist() == passed[0, :5].tolist() == expected
+    passed, _ = learned_gradients(grid, scales, gradient, x, x)
+    assert passed[0, :5].tolist() == expected
     barely = x.astype(np.float64)
     barely[0, 1] = 7 + 1e-9  # the forward pass rounds in float32, in which this is 7
-    assert clipped_gradient(grid, scales, gradient.astype(np.float64), barely)[1][0, 1]
+    gradient = gradient.astype(np.float64)
+    assert learned_gradients(grid, scales, gradient, barely, barely)[0][0, 1] == 1
 
 
 # ------------------------------------------------------------------------------------ initial steps
