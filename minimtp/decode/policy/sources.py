@@ -13,7 +13,8 @@ It drafts while its credit is positive. Otherwise it rests, and then begins a tr
 rounds of new credit. A common account, the *budget*, pays for the trials of all sources. It
 receives the gains and losses of all rounds, and slowly refills: by BUDGET plain rounds per text and
 REFILL in each round. While it is empty, only sources that have earned more than they lost may
-draft.
+draft. It never falls below -BUDGET: during a draft, the processor may do something else for
+hundreds of plain rounds, and then no trial would follow for tens of thousands.
 
 **The maximum loss.** A new text begins with a credit of at most TRIAL per source and a budget of at
 most BUDGET, whatever was earned on earlier texts. So what a text may lose is BUDGET plus REFILL per
@@ -192,7 +193,7 @@ class SourcesPolicy:
                     seconds, gains, idle = seconds + took, gains + gain, idle - mine.seconds_draft
             gains -= min(idle / plain, MAX_IDLE * undrafted)
         refilled = min(self._budget + REFILL * new.steps, max(self._budget, BUDGET))
-        self._budget = min(refilled + gains, MAX_CREDIT)
+        self._budget = max(-BUDGET, min(refilled + gains, MAX_CREDIT))
         kept = keep(new.steps)
         self._tokens = kept * self._tokens + new.emitted
         self._seconds = kept * self._seconds + seconds + undrafted * plain

@@ -56,11 +56,13 @@ KINDS = {
 }
 
 
-def generate(policy, machine, kind, rng, head_seconds=0.15, noise=0.0):
+def generate(policy, machine, kind, rng, head_seconds=0.15, noise=0.0, interrupted=0.0):
     """Generate a text of this kind. Return (plain seconds / seconds, its statistics).
 
     head_seconds: of a drafted token, in plain rounds. noise: other work on the machine makes the
-    measured times longer, by this share on average. It is not part of the returned seconds.
+    measured times longer, by this share on average. interrupted: while it drafts, the processor
+    does something else for 300 plain rounds, in this share of the rounds. Both are not part of the
+    returned seconds.
     """
     found = Statistics.of_prompt(10, 15, 0, len(DEPTHS))
     found.emitted, left, seconds = 1, 0, 0.0
@@ -84,13 +86,14 @@ def generate(policy, machine, kind, rng, head_seconds=0.15, noise=0.0):
         while accepted < drafts and rng.random() < share:
             accepted += 1
         slower = 1 + noise * rng.exponential()
+        waiting = 300 * machine.plain * (drafts > 0 and rng.random() < interrupted)
         for counts in [found] if source is None else [found, found.sources[source]]:
             counts.steps += 1
             counts.emitted += accepted + 1
             counts.passes_of_length[1 + drafts] += 1
             counts.drafts_of_length[drafts] += 1
             counts.drafts_accepted[accepted] += 1
-            counts.seconds_draft += slower * drafting
+            counts.seconds_draft += slower * drafting + waiting
             counts.seconds_verify += slower * machine.passes[drafts]
         seconds += drafting + machine.passes[drafts]
     return (found.emitted - 1) * machine.plain / seconds, found
@@ -142,6 +145,18 @@ def test_what_one_text_earned_is_not_lost_on_the_next_one(name, noise):
 def test_sources_that_pay_are_used(name, kind, head_seconds, expected):
     texts = generate_all(Machine(name), 8 * [KINDS[kind]], head_seconds=head_seconds)
     assert np.median([ratio for ratio, _ in texts]) >= expected
+
+
+@pytest.mark.parametrize("kind", ["good heads", "code"])
+@pytest.mark.parametrize("name", MACHINES)
+def test_interruptions_of_the_first_text_do_not_end_drafting(name, kind):
+    machine, speeds = Machine(name), []
+    for interrupted in (0.0, 0.1):
+        policy, rng = SourcesPolicy(machine, DEPTHS, LOOKUPS), np.random.default_rng(0)
+        generate(policy, machine, KINDS[kind], rng, 0.05, interrupted=interrupted)
+        texts = [generate(policy, machine, KINDS[kind], rng, 0.05) for _ in range(40)]
+        speeds.append(np.mean([ratio for ratio, _ in texts]))
+    assert speeds[1] >= 1 + 0.6 * (speeds[0] - 1) - 0.02
 
 
 def test_useless_heads_do_not_keep_lookups_from_drafting():
