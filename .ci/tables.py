@@ -21,6 +21,7 @@ from minimtp.bench.decode import report as decoding
 from minimtp.bench.kernels import report as kernels
 from minimtp.bench.quality import report as quality
 from minimtp.bench.table_text import aligned
+from minimtp.bench.training import heads
 from minimtp.bench.training import report as training
 from minimtp.compare import report as comparison
 from minimtp.compare.claims import judge
@@ -50,7 +51,8 @@ DATES = {  # when the files were measured; 2026-11-27 unless listed
     "bench-passes": "2026-11-29",
     "bench-sampling": "2026-11-30",
     "acceptance-smollm2": "2026-11-29",
-    "acceptance-larger": "2026-11-30",
+    "acceptance-larger": "2026-12-01",
+    "heads-smollm2": "2026-12-01",
     "head-training": "2026-11-30",
 }
 # By the name of the file; * marks results of an earlier version, whose kernels were slower or whose
@@ -274,6 +276,7 @@ BLOCKS: dict[str, Callable[[Result], str]] = {  # by the name of the file
     "bench-sampling": partial(sampling.table, markdown=True),
     "acceptance-smollm2": partial(acceptance.table, markdown=True),
     "acceptance-larger": partial(acceptance.table, markdown=True),
+    "heads-smollm2": partial(heads.table, markdown=True),
     "head-training": head_training,
 }
 SUMMARIES: dict[str, Callable[[], str]] = {

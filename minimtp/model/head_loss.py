@@ -94,7 +94,7 @@ def _loss_of_states(
         guide = None if guide is None else guide.only(tokens >= 0)
         inside = (tokens >= 0).reshape(len(states), size)
         counted = xp.maximum(inside.sum(axis=1), 1) / size
-    weight = xp.asarray(np.repeat(weights / size, size), rows[0].dtype)
+    weight = joined_rows([xp.full(size, w / size, rows[0].dtype) for w in weights.tolist()])
     of_text, of_guide = (weight, None) if guide is None else (None, weight)
     loss = output_loss(
         model.draft_logits, width, joined_rows(rows), tokens, of_text, guide, of_guide
