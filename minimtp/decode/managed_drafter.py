@@ -56,7 +56,7 @@ class ManagedDrafter:
             proposed, scores = self._drafter.draft_from(self.depths, depth, rule)
         else:
             proposed, scores = self._drafter.draft(depth, rule)
-        drafts = proposed if isinstance(proposed, list) else np.asarray(to_numpy(proposed)).tolist()
+        drafts = proposed if isinstance(proposed, list) else to_numpy(proposed).tolist()
         if drafts:
             self._check(drafts, depth)
             kept = self._stop.find(drafts)
@@ -76,10 +76,11 @@ class ManagedDrafter:
     def commit(self, hidden: Array, tokens: np.ndarray) -> None:
         if self._drafter is None:
             return
-        self._backlog.add(hidden, tokens)
-        if not self._paused:
+        if self._paused:
+            self._backlog.add(hidden, tokens)
+        else:
             started = perf_counter()
-            self._backlog.deliver()
+            self._drafter.commit(hidden if self._drafter.reads_hidden else None, tokens)
             self.seconds += perf_counter() - started
 
     def _check(self, drafts: list[int], depth: int) -> None:

@@ -78,7 +78,8 @@ class ModelRunner:
         self.vocabulary_size = config.vocabulary_size
         self.context_length = context_length or config.context_length
         self.final_norm = trunk.final_norm.weight.data  # (D,)
-        xp, kernel = array_module(self.final_norm), kernels.for_array(self.final_norm)
+        self._xp = xp = array_module(self.final_norm)
+        kernel = kernels.for_array(self.final_norm)
         # Without exact kernels the plain ones decode, one row at a time.
         self.rows_at_once = are_exact(kernel, model or trunk)
         self.kernel = kernel = kernel if self.rows_at_once else kernels.plain
@@ -118,17 +119,17 @@ class ModelRunner:
         """Process (T,) integers after the cached positions. Raises ValueError if they do not fit
         the context.
         """
-        if not self.rows_at_once and len(tokens) > 1:
-            return _concatenate(self.forward(tokens[i : i + 1]) for i in range(len(tokens)))
-        self.make_room(self.length + len(tokens))
-        cache, start, rows = self.cache, self.cache.length, tokens.shape[0]
+        rows, start = len(tokens), self.cache.length
+        stop = start + rows
+        if rows > 1 and not self.rows_at_once:
+            return _concatenate(self.forward(tokens[i : i + 1]) for i in range(rows))
+        self.make_room(stop)
         if self._graphs is not None and rows <= self._graphs.max_tokens:
             return self._replay(tokens)
-        x = self.embed(array_module(self.final_norm).asarray(tokens))  # (T, D)
-        positions = slice(start, start + rows)
+        cache, x = self.cache, self.embed(self._xp.asarray(tokens))  # (T, D)
         logits, hidden = self.kernel.trunk_step(
-            x, self._trunk, cache.keys, cache.values, start, self.cosine[positions],
-            self.sine[positions],
+            x, self._trunk, cache.keys, cache.values, start, self.cosine[start:stop],
+            self.sine[start:stop],
         )  # fmt: skip
         cache.extend(rows)
         return ForwardOutput(logits, hidden)
@@ -157,7 +158,7 @@ class ModelRunner:
         A row has the same bits as in the chain from the root to it. Raises ValueError if the tree
         does not fit the context.
         """
-        xp, start = array_module(self.final_norm), self.length
+        xp, start = self._xp, self.length
         last = start + max(depths)
         if last >= self.context_length:
             raise ValueError(
@@ -188,7 +189,7 @@ class ModelRunner:
 
     def keep(self, rows: Sequence[int]) -> None:
         """Append these rows of the last tree, a path from its root, to the cache."""
-        self._tree_rows.append_to_cache(array_module(self.final_norm).asarray(rows))
+        self._tree_rows.append_to_cache(self._xp.asarray(rows))
 
     def truncate(self, length: int) -> None:
         """Drop the cached positions from `length` on."""
@@ -202,13 +203,13 @@ class ModelRunner:
             return
         if positions > self.context_length:
             raise ValueError(f"{positions} rows do not fit a context of {self.context_length}")
-        room = room_for(positions, self.context_length, array_module(self.final_norm))
+        room = room_for(positions, self.context_length, self._xp)
         self.cosine, self.sine = self.rotary.tables(room, self.final_norm)
         self.cache = enlarged(self.cache, room)
 
     def cache_bytes(self, positions: int) -> int:
         """Return the bytes of the cache that a text of this many positions needs."""
-        room = room_for(positions, self.context_length, array_module(self.final_norm))
+        room = room_for(positions, self.context_length, self._xp)
         return self.cache.nbytes // self.cache.context_length * room
 
     def clone(self, kv_cache: str | None = None) -> "ModelRunner":
@@ -256,7 +257,7 @@ class ModelRunner:
 
         Only the tokens and the position change from pass to pass. They are uploaded together.
         """
-        xp, cache, start, rows = array_module(self.final_norm), self.cache, self.length, len(tokens)
+        xp, cache, start, rows = self._xp, self.cache, self.length, len(tokens)
 
         def step(given: Array) -> tuple[Array, Array]:
             x, first = self.embed(given[:rows]), given[rows:]

@@ -1,11 +1,10 @@
 """Counts and times of one generation."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from operator import sub
 
 from minimtp.decode.round import Round
-
-COUNTS = ("drafts_of_length", "drafts_accepted", "passes_of_length")
 
 
 @dataclass
@@ -61,28 +60,32 @@ class Statistics:
         self.seconds_verify += seconds_verify
 
     def copy(self) -> "Statistics":
-        counts = {name: getattr(self, name).copy() for name in COUNTS}
-        return replace(self, sources=[source.copy() for source in self.sources], **counts)
+        return Statistics(
+            self.prompt_tokens,
+            self.emitted,
+            self.steps,
+            self.seconds_prompt,
+            self.seconds_draft,
+            self.seconds_verify,
+            self.drafts_of_length.copy(),
+            self.drafts_accepted.copy(),
+            self.passes_of_length.copy(),
+            [source.copy() for source in self.sources],
+        )
 
     def since(self, earlier: "Statistics") -> "Statistics":
         """Return the counts and times added since `earlier`, a copy made before."""
-        counts = {
-            name: [new - old for new, old in zip(mine, theirs, strict=True)]
-            for name, mine, theirs in (
-                ("drafts_of_length", self.drafts_of_length, earlier.drafts_of_length),
-                ("drafts_accepted", self.drafts_accepted, earlier.drafts_accepted),
-                ("passes_of_length", self.passes_of_length, earlier.passes_of_length),
-            )
-        }
         return Statistics(
             emitted=self.emitted - earlier.emitted,
             steps=self.steps - earlier.steps,
             seconds_draft=self.seconds_draft - earlier.seconds_draft,
             seconds_verify=self.seconds_verify - earlier.seconds_verify,
+            drafts_of_length=list(map(sub, self.drafts_of_length, earlier.drafts_of_length)),
+            drafts_accepted=list(map(sub, self.drafts_accepted, earlier.drafts_accepted)),
+            passes_of_length=list(map(sub, self.passes_of_length, earlier.passes_of_length)),
             sources=[
                 new.since(old) for new, old in zip(self.sources, earlier.sources, strict=True)
             ],
-            **counts,
         )
 
     @property

@@ -34,6 +34,26 @@ def test_choosing_a_token_whose_logit_is_not_finite_returns_minus_one(kernel, va
     assert kernel.choose(logits, 0.8, np.zeros((3, 5))).tolist() == [0, -1, 0]
 
 
+@each_kernel
+@given(
+    seed=st.integers(0, 2**32),
+    vocabulary=st.sampled_from([1, 511, 512, 513, 1700]),
+    odd=st.lists(st.sampled_from([np.nan, -np.nan, np.inf, -np.inf, -0.0, 3e38]), max_size=3),
+    temperature=st.sampled_from([1.0, 0.5]),
+)
+def test_a_token_chosen_from_a_large_vocabulary_equals_the_plain_one(
+    kernel, seed, vocabulary, odd, temperature
+):
+    rng = np.random.default_rng(seed)
+    logits = rng.integers(-3, 1, (3, vocabulary)).astype(np.float32)
+    noise = rng.integers(0, 2, logits.shape).astype(np.float64)
+    logits[1, rng.integers(0, vocabulary, len(odd))] = odd
+    with np.errstate(over="ignore"):
+        for given_noise in (noise, None):
+            expected = plain.choose(logits, temperature, given_noise)
+            assert kernel.choose(logits, temperature, given_noise).tolist() == expected.tolist()
+
+
 SCORES = st.one_of(
     st.integers(-3, 3).map(float),  # ties
     st.floats(-60, 60, width=32),

@@ -111,29 +111,35 @@ class Chains(DraftMode):
 
         speed: tokens per second that the time is worth.
         """
-        accepted, drafted = self._accepted.shares(ACCEPTANCE), self._drafted.shares(1.0)
         gain, best, highest = -speed * self._drafting.start, 0, 0.0
-        for depth in range(1, max_drafts + 1):
-            longer = self._times.longer(depth + 1) - self._times.longer(depth)
-            gain += accepted[depth - 1]
-            gain -= speed * drafted[depth - 1] * (longer + self._drafting.slope)
+        for depth, (accepted, seconds) in enumerate(self._further(max_drafts), start=1):
+            gain += accepted - speed * seconds
             if gain > highest:
                 best, highest = depth, gain
         return best
 
     def _best_length(self) -> int:
         """Return the length with the highest speed, at least 1."""
-        accepted = self._accepted.shares(ACCEPTANCE)
-        drafted = self._drafted.shares(1.0)
         tokens, seconds = 1.0, self._times.plain + self._drafting.start
         best, highest = 1, 0.0
-        for depth in range(1, self._max_drafts + 1):
-            tokens += accepted[depth - 1]
-            longer = self._times.longer(depth + 1) - self._times.longer(depth)
-            seconds += drafted[depth - 1] * (longer + self._drafting.slope)
+        for depth, (accepted, longer) in enumerate(self._further(self._max_drafts), start=1):
+            tokens += accepted
+            seconds += longer
             if tokens / seconds > highest:
                 best, highest = depth, tokens / seconds
         return best
+
+    def _further(self, max_drafts: int) -> list[tuple[float, float]]:
+        """Return the accepted drafts and the seconds that each further draft adds to a round: A_j,
+        and N_j (c_{j+1} - c_j + r).
+        """
+        slope, accepted = self._drafting.slope, self._accepted.shares(max_drafts, ACCEPTANCE)
+        drafted = self._drafted.shares(max_drafts, 1.0)
+        seconds = [
+            share * (longer + slope)
+            for share, longer in zip(drafted, self._times.further, strict=False)
+        ]
+        return list(zip(accepted, seconds, strict=True))
 
 
 class Trees(DraftMode):

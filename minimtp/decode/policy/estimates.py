@@ -16,7 +16,9 @@ about the last HORIZON rounds. After a pause of HORIZON rounds it starts at zero
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import inf
+from operator import mul
 
 from minimtp.decode.statistics import Statistics
 
@@ -44,12 +46,16 @@ class RoundTimes:
     def __init__(self) -> None:
         self.plain = inf
         self._passes: list[float] = []
+        self._extra: list[float] = []  # c_1 - c_1, c_2 - c_1, ...
+        self.further: list[float] = []  # c_2 - c_1, c_3 - c_2, ...
 
     def enter_bucket(self, passes: list[float]) -> None:
         """Set the seconds of passes over 1, 2, ... tokens in the current bucket (cost.py)."""
         if self._passes:
             self.plain += passes[0] - self._passes[0]
         self._passes = passes
+        self._extra = [seconds - passes[0] for seconds in passes]
+        self.further = [after - before for before, after in pairwise(passes)]
 
     def observe(self, new: Statistics) -> None:
         """Learn t from any rounds. Drafts can only add time, so all rounds bound t from above."""
@@ -58,11 +64,11 @@ class RoundTimes:
 
     def longer(self, rows: int) -> float:
         """Return how many seconds more a pass over `rows` tokens takes than a pass over one."""
-        return self._passes[rows - 1] - self._passes[0]
+        return self._extra[rows - 1]
 
     def _longer(self, new: Statistics) -> float:
-        counts = enumerate(new.passes_of_length)
-        return sum(count * self.longer(rows) for rows, count in counts if count)
+        # Longer passes than the measured ones do not occur.
+        return sum(map(mul, new.passes_of_length[1:], self._extra))
 
     def verifying(self, new: Statistics) -> float:
         """Return the seconds of the new rounds without drafting and without applying the rule."""
@@ -125,9 +131,9 @@ class Depths:
             self._ended[depth] += count
         self._censored[asked] += rounds[asked]
 
-    def shares(self, guess: float) -> list[float]:
-        """Return the shares of rounds that reach depths 1, 2, ...: see `survival`."""
-        return survival(self._ended, self._censored, len(self._ended) - 1, guess)
+    def shares(self, max_depth: int, guess: float) -> list[float]:
+        """Return the shares of rounds that reach depths 1 .. max_depth: see `survival`."""
+        return survival(self._ended, self._censored, max_depth, guess)
 
 
 def survival(

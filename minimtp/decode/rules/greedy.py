@@ -16,6 +16,8 @@ from minimtp.decode.rules.rule import Children, Coupling, PerturbedArgmax, Score
 from minimtp.decode.rules.tree import Tree
 from minimtp.decode.sampling.params import SamplingParams
 
+UNPERTURBED = PerturbedArgmax(SamplingParams(), noise=None)
+
 
 class Greedy:
     """Accept drafts that equal the target's argmax. Ties go to the lowest id.
@@ -43,7 +45,7 @@ class Greedy:
         return require_finite(*matching_path(choices.__getitem__, tree))
 
     def perturbed_argmax(self, depth: int, xp: ModuleType = np) -> PerturbedArgmax:
-        return PerturbedArgmax(SamplingParams(), noise=None)
+        return UNPERTURBED
 
     def softmax_points(self, depth: int) -> None:
         """Return None: drafts are not sampled from a softmax."""

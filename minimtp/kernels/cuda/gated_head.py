@@ -74,7 +74,7 @@ def gated_draft(
     unless top-k or top-p sort the scores, which a graph cannot record.
     """
     if noise is not None and (top_k > 0 or top_p < 1):
-        follow, shaping = _steps(state, token_parts, step), (temperature, top_k, top_p)
+        follow, shaping = _steps(state.copy(), token_parts, step), (temperature, top_k, top_p)
         return argmax_chain(
             follow, state, token, depth, min_confidence, noise, shaping, step.tokens
         )
@@ -100,7 +100,7 @@ def gated_draft(
         return (found,)
 
     key = depth, id(token_parts), temperature, len(inputs)
-    (found,) = step.graphs.run(key, draft, state, numpy.int64(token), *inputs)
+    (found,) = step.graphs.run(key, draft, state.copy(), numpy.int64(token), *inputs)
     tokens, probabilities = found.get()  # (2, K)
     doubtful = probabilities.cumprod() < min_confidence
     count = int(doubtful.argmax()) if doubtful.any() else depth
@@ -111,7 +111,7 @@ def gated_draft(
 def gated_sampled_draft(
     state, token, token_parts, depth, min_confidence, step, points, temperature, top_k=0, top_p=1.0
 ):
-    follow, shaping = _steps(state, token_parts, step), (temperature, top_k, top_p)
+    follow, shaping = _steps(state.copy(), token_parts, step), (temperature, top_k, top_p)
     return sampled_chain(follow, state, token, depth, min_confidence, points, shaping, step.tokens)
 
 

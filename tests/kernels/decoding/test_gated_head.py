@@ -88,8 +88,8 @@ def test_token_parts_computed_on_demand_give_the_same_drafts_as_a_table(kernel, 
     table = np.concatenate([computed[np.array([token])] for token in range(50)])
 
     def drafts(parts):
-        yield kernel.gated_draft(state.copy(), 3, parts, 6, 0.0, step)
-        yield kernel.gated_draft(state.copy(), 3, parts, 6, 0.0, step, noise, 0.7)
+        yield kernel.gated_draft(state, 3, parts, 6, 0.0, step)
+        yield kernel.gated_draft(state, 3, parts, 6, 0.0, step, noise, 0.7)
         yield from kernel.gated_tree(state.copy(), 3, parts, (9, 4, 3), 0.0, 1.5, step, noise, 0.7)
 
     for one, other in zip(drafts(computed), drafts(table), strict=True):
@@ -108,7 +108,7 @@ def test_a_greedy_draft_equals_its_tokens_drafted_one_by_one(kernel, format_, le
     step = kernel.prepare_gated_step(
         norms[0], weights[0], norms[1], weights[1], 1e-5, feed_forward=between
     )
-    drafts = kernel.gated_draft(state.copy(), token, parts, 6, least, step)
+    drafts = kernel.gated_draft(state, token, parts, 6, least, step)
     confidence, expected = 1.0, []
     for _ in range(6):
         logits, largest = kernel.gated_step(state, parts[token : token + 1], step)
@@ -140,7 +140,7 @@ def test_a_sampled_draft_and_a_tree_equal_their_tokens_drafted_one_by_one(
     step = kernel.prepare_gated_step(
         norms[0], weights[0], norms[1], weights[1], 1e-5, feed_forward=between
     )
-    drafts = kernel.gated_draft(state.copy(), token, parts, 6, least, step, noise, temperature)
+    drafts = kernel.gated_draft(state, token, parts, 6, least, step, noise, temperature)
 
     def follow(state, token, depth):
         logits, largest = kernel.gated_step(state, parts[token : token + 1], step)
@@ -207,7 +207,7 @@ def test_a_draft_sampled_at_points_equals_its_tokens_sampled_one_by_one(
     )
     token, points = int(rng.integers(50)), rng.random(6)
     drafts, scores = kernel.gated_sampled_draft(
-        state.copy(), token, parts, 6, least, step, points, temperature
+        state, token, parts, 6, least, step, points, temperature
     )
     confidence, expected, rows = 1.0, [], []
     for point in points:
@@ -247,8 +247,8 @@ def test_some_tokens_are_drafted_as_if_they_were_all_and_then_named(
     # The step that knows of 20 tokens needs the parts of these tokens, and of the first one.
     few, start = np.concatenate([parts[tokens], parts[first : first + 1]]), 20
     for seen, restricted in ((None, None), (noise, np.ascontiguousarray(noise[:, tokens]))):
-        drafts = kernel.gated_draft(state.copy(), first, parts, 6, 0.0, some, seen, temperature)
-        named = kernel.gated_draft(state.copy(), start, few, 6, 0.0, every, restricted, temperature)
+        drafts = kernel.gated_draft(state, first, parts, 6, 0.0, some, seen, temperature)
+        named = kernel.gated_draft(state, start, few, 6, 0.0, every, restricted, temperature)
         assert drafts.tolist() == tokens[named].tolist()
         sizes = (9, 4, 3), 0.0, 1.5
         tree = kernel.gated_tree(state.copy(), first, parts, *sizes, some, seen, temperature)

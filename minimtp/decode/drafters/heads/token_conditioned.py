@@ -111,7 +111,7 @@ class TokenConditionedDrafter:
 
     def draft(self, depth: int, rule: Rule) -> tuple[Array, Scores | None]:
         if self._token_parts is not None:
-            start = self._hidden.copy(), self._pending, self._token_parts, depth
+            start = self._hidden, self._pending, self._token_parts, depth
             argmax = rule.perturbed_argmax(depth, self._xp)
             if argmax is not None:
                 drafts = self._kernel.gated_draft(

@@ -118,8 +118,8 @@ def gated_draft(
 ):  # fmt: skip
     drafts = np.empty(depth, np.int64)
     noise = NO_NOISE if noise is None else noise
-    shaping = np.float32(temperature), top_k, float(top_p)
-    settings = token, np.float32(min_confidence), shaping, step.vocabulary, step.tokens
+    shaping = float(temperature), top_k, float(top_p)
+    settings = token, float(min_confidence), shaping, step.vocabulary, step.tokens
     count = _draft(state, _sources(token_parts), step.weights, settings, noise, drafts)
     return drafts[:count]
 
@@ -128,6 +128,7 @@ def gated_draft(
 def _draft(state, sources, weights, settings, noise, drafts):
     """Write the drafts. Return their number."""
     token, min_confidence, shaping, vocabulary, tokens = settings
+    state, min_confidence = state.copy(), np.float32(min_confidence)
     logits, confidence = np.empty((1, vocabulary), np.float32), ONE
     buffer = np.empty((1, 2 * state.shape[1]), np.float32)
     for index in range(drafts.shape[0]):
@@ -151,8 +152,8 @@ def gated_sampled_draft(
 ):
     drafts = np.empty(depth, np.int64)
     scores = np.empty((depth, step.vocabulary), np.float32)
-    shaping = np.float32(temperature), top_k, float(top_p)
-    settings = token, np.float32(min_confidence), shaping, step.tokens
+    shaping = float(temperature), top_k, float(top_p)
+    settings = token, float(min_confidence), shaping, step.tokens
     sources = _sources(token_parts)
     count = _sampled_draft(state, sources, step.weights, settings, points, drafts, scores)
     return drafts[:count], scores[:count]
@@ -162,6 +163,7 @@ def gated_sampled_draft(
 def _sampled_draft(state, sources, weights, settings, points, drafts, scores):
     """Write the drafts and their scores. Return their number."""
     token, min_confidence, shaping, tokens = settings
+    state, min_confidence = state.copy(), np.float32(min_confidence)
     buffer = np.empty((1, 2 * state.shape[1]), np.float32)
     shares, confidence = np.empty(scores.shape[1], np.float32), ONE
     for index in range(drafts.shape[0]):
@@ -183,9 +185,10 @@ def _sampled_draft(state, sources, weights, settings, points, drafts, scores):
 def _shape(logits, shaping):
     """Replace the logits (V',) by their scores. See `scores_of` in the plain file."""
     temperature, top_k, top_p = shaping
-    if temperature != ONE:
+    if temperature != 1.0:
+        divisor = np.float32(temperature)
         for v in range(logits.shape[0]):
-            logits[v] /= temperature
+            logits[v] /= divisor
     if 0 < top_k < logits.shape[0] or top_p < 1.0:
         truncate_row(logits, top_k, top_p)
 
@@ -203,7 +206,7 @@ def gated_tree(
     nodes, depth, width = sizes
     tokens, parents = np.empty(nodes + 1, np.int64), np.empty(nodes + 1, np.int64)
     noise = NO_NOISE if noise is None else noise
-    shaping = np.float32(temperature), top_k, float(top_p)
+    shaping = float(temperature), top_k, float(top_p)
     floats = float(min_acceptance), np.float32(sharpness)
     settings = token, depth, width, *floats, shaping, step.vocabulary, step.tokens
     count = _tree(state, _sources(token_parts), step.weights, settings, noise, tokens, parents)

@@ -20,6 +20,8 @@ from minimtp.kernels.cpu.matrices.packed_linear import multiply
 from minimtp.kernels.cpu.matrices.panels import PANEL
 from minimtp.kernels.cpu.norms import normalize
 
+NO_INPUTS = np.empty((0, 0, 0), np.float32)
+
 
 @dataclass(frozen=True, slots=True)
 class PreparedTrunk:
@@ -77,7 +79,9 @@ def with_threads(trunk, count):
 
 def trunk_step(x, trunk, keys, values, start, cosine, sine, tree=None):
     logits, hidden = np.empty((len(x), trunk.vocabulary), np.float32), np.empty_like(x)
-    inputs = np.empty((len(x), len(trunk.layers), x.shape[1]), np.float32)
+    inputs = NO_INPUTS
+    if len(trunk.layers):
+        inputs = np.empty((len(x), len(trunk.layers), x.shape[1]), np.float32)
     keys, values, *tree = compiled_cache(keys, values, tree or trunk.no_tree)
     arguments = (
         *trunk.weights, trunk.kinds, trunk.sizes, trunk.epsilon, keys, values, start, cosine, sine,

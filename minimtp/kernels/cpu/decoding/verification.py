@@ -31,10 +31,10 @@ def verify_chain(rule, logits, temperature, drafts, scores, tokens, rng):
     if points is None:
         return plain.verify_chain(rule, logits, temperature, drafts, scores, tokens, rng)
     accepted, token = RULES[name](
-        np.ascontiguousarray(logits),
-        np.float32(1 / temperature),
+        logits,
+        float(temperature),
         np.array(drafts, np.int64),
-        NO_SCORES if scores is None else np.ascontiguousarray(scores),
+        NO_SCORES if scores is None else scores,
         ALL_TOKENS if tokens is None else tokens,
         points,
     )
@@ -47,9 +47,10 @@ def verify_chain(rule, logits, temperature, drafts, scores, tokens, rng):
 
 
 @compiled
-def _token_rule(logits, inverse, drafts, scores, tokens, points):
+def _token_rule(logits, temperature, drafts, scores, tokens, points):
     """Return (accepted, token)."""
     depth, p = drafts.shape[0], np.empty(logits.shape[1], np.float32)
+    inverse = np.float32(1.0 / temperature)
     q = np.empty(scores.shape[1], np.float32)
     for j in range(depth):
         draft = drafts[j]
@@ -66,9 +67,10 @@ def _token_rule(logits, inverse, drafts, scores, tokens, points):
 
 
 @compiled
-def _block_rule(logits, inverse, drafts, scores, tokens, points):
+def _block_rule(logits, temperature, drafts, scores, tokens, points):
     """Return (accepted, token)."""
     depth, p = drafts.shape[0], np.empty(logits.shape[1], np.float32)
+    inverse = np.float32(1.0 / temperature)
     q = np.empty(scores.shape[1], np.float32)
     accepted, accepted_weight, weight = 0, 1.0, 1.0
     for i in range(depth):  # row i has p and q after i drafts

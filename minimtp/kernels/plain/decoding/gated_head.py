@@ -111,9 +111,10 @@ def gated_draft(
 
     Each is argmax(logits), or argmax(scores + noise) with the scores of `scores_of` and noise
     (depth, V) float64, one row per token, on the host or where the state is. Ties go to the lowest
-    id. state (1, D) is CHANGED IN PLACE. `token` comes before the draft. The draft ends when the
-    product of its maximum probabilities falls below `min_confidence`.
+    id. state (1, D) is the state before the draft, `token` the token before it. The draft ends when
+    the product of its maximum probabilities falls below `min_confidence`.
     """
+    state = state.copy()
 
     def follow(token):
         return gated_step(state, token_parts[token], step)
@@ -131,6 +132,7 @@ def gated_sampled_draft(
     Each token is sampled from the softmax of its scores as in `sample`, with one of the points
     (depth,). The other arguments are those of `gated_draft`.
     """
+    state = state.copy()
 
     def follow(token):
         return gated_step(state, token_parts[token], step)
