@@ -93,11 +93,12 @@ class LinearCost:
         """Add rounds that drafted `tokens` tokens in `seconds`, and took `other` more seconds.
 
         `seconds` is limited so that drafting and the other work together take at most OUTLIER times
-        as long as expected.
+        as long as expected. While nothing is known, drafting takes at most OUTLIER times as long as
+        the other work: the first draft may be interrupted, too.
         """
         seconds = max(seconds, 0.0)
-        if self.start or self.slope:
-            seconds = min(seconds, OUTLIER * self.seconds(rounds, tokens) + (OUTLIER - 1) * other)
+        expected = self.seconds(rounds, tokens) or other / OUTLIER
+        seconds = min(seconds, OUTLIER * expected + (OUTLIER - 1) * other)
         mean = tokens / rounds
         new = (rounds, tokens, tokens * mean, seconds, seconds * mean)
         self._sums = weight, n, nn, s, ns = [
