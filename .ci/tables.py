@@ -60,6 +60,7 @@ DATES = {  # when the files were measured; 2026-11-27 unless listed
 PROCESSORS = {
     "compare-quick-zen3": "AMD Zen 3, without AVX-512",
     "compare-quick": "AMD Zen 4 *",
+    "compare-quick-amx": "Intel Xeon with AMX",
     "compare-quick-intel": "Intel Emerald Rapids *",
     "compare-quick-zen5": "AMD Zen 5 *",
     "compare-laptop": "AMD Zen 4",
