@@ -83,5 +83,12 @@ def test_the_question_between_two_answers_does_not_count_as_a_loop(one_by_one, m
         found = texts_module._one_by_one(model, requests, lambda tokens: None)
     else:
         found = generate_texts(model, requests)
-    followed = [text for text in found if text.first_answer is not None]
-    assert followed and all(len(t.tokens) > t.first_answer + 40 for t in followed)
+    whole = generate_texts(model, [replace(request, ends_in_loops=False) for request in requests])
+    followed = 0
+    for text, expected in zip(found, whole, strict=True):
+        if text.first_answer is not None:
+            followed += 1
+            begin = text.first_answer + 40  # of the second answer
+            end = end_of(expected.tokens[begin:])
+            assert text.tokens == expected.tokens[: None if end is None else begin + end]
+    assert followed
