@@ -1,8 +1,10 @@
 """Results as JSON that people can read and version control can compare."""
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 
-from minimtp.files import FileKind
+from minimtp.files import FileKind, write_text
 
 
 def result_file(measurement: str) -> FileKind:
@@ -17,6 +19,23 @@ def json_lines(result: dict[str, object]) -> str:
     text = json.dumps(_rounded(result | {"rows": []}), indent=2)
     rows = ",\n    ".join(json.dumps(_rounded(row)) for row in result["rows"])
     return text.replace('"rows": []', f'"rows": [\n    {rows}\n  ]', 1) + "\n"
+
+
+def hand_over(
+    result: dict[str, object],
+    table: str,
+    out: str | Path | None,
+    kind: FileKind,
+    report: Callable[[str], None],
+) -> None:
+    """Write the result to the file `out`, if there is one, and report its table. Raises UserError
+    if the file cannot be written.
+    """
+    if out is not None:
+        write_text(out, json_lines(result), kind)
+    report(table)
+    if out is not None:
+        report(f"saved {out}")
 
 
 def _rounded(value: object) -> object:

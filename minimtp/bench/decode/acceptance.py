@@ -24,7 +24,7 @@ from minimtp import kernels, machine
 from minimtp.arguments import whole
 from minimtp.backend import choose_device
 from minimtp.backend import numpy as np
-from minimtp.bench.json_lines import json_lines, result_file
+from minimtp.bench.json_lines import hand_over, result_file
 from minimtp.bench.table_text import aligned
 from minimtp.decode.decoder import deploy
 from minimtp.decode.drafters.combined import HEADS, CombinedDrafter
@@ -34,7 +34,7 @@ from minimtp.decode.sampling.params import SamplingParams
 from minimtp.decode.statistics import Statistics
 from minimtp.decode.target import Target
 from minimtp.errors import UserError
-from minimtp.files import check_file, write_text
+from minimtp.files import check_file
 from minimtp.formats.load import load
 from minimtp.records import MAX_INT
 from minimtp.training.self_generated.requests import Requests
@@ -103,11 +103,7 @@ def measure_acceptance(
         "kernels": kernels.describe(choose_device(device).name)[0],
         "versions": machine.versions(), "rows": rows,
     }  # fmt: skip
-    if out is not None:
-        write_text(out, json_lines(result), RESULT)
-    report(table(result))
-    if out is not None:
-        report(f"saved {out}")
+    hand_over(result, table(result), out, RESULT, report)
     return result
 
 

@@ -18,13 +18,13 @@ from tqdm import tqdm
 from minimtp import kernels, machine
 from minimtp.backend import array_module
 from minimtp.backend import numpy as np
-from minimtp.bench.json_lines import json_lines, result_file
+from minimtp.bench.json_lines import hand_over, result_file
 from minimtp.bench.kernels.speed import read_seconds
 from minimtp.bench.table_text import aligned
 from minimtp.decode.decoder import deploy
 from minimtp.decode.model_runner import MAX_ROWS, ModelRunner
 from minimtp.errors import UserError
-from minimtp.files import check_file, write_text
+from minimtp.files import check_file
 from minimtp.formats.load import load
 
 RESULT = result_file("passes")
@@ -87,11 +87,7 @@ def measure_passes(
         "kernels": kernels.describe("cpu")[0], "machine": machine.describe(load_before),
         "versions": machine.versions(),
     }  # fmt: skip
-    if out is not None:
-        write_text(out, json_lines(result), RESULT)
-    report(table(result))
-    if out is not None:
-        report(f"saved {out}")
+    hand_over(result, table(result), out, RESULT, report)
     return result
 
 

@@ -14,7 +14,7 @@ from time import perf_counter
 from minimtp import kernels, machine
 from minimtp.backend import Array
 from minimtp.backend import numpy as np
-from minimtp.bench.json_lines import json_lines, result_file
+from minimtp.bench.json_lines import hand_over, result_file
 from minimtp.bench.table_text import aligned
 from minimtp.decode.logits_processors import RepetitionPenalty
 from minimtp.decode.rules.block import block_rule
@@ -22,7 +22,7 @@ from minimtp.decode.rules.token import token_rule
 from minimtp.decode.sampling.gumbel_noise import GumbelNoise
 from minimtp.decode.sampling.random_source import SeededRandomSource
 from minimtp.errors import UserError
-from minimtp.files import check_file, write_text
+from minimtp.files import check_file
 from minimtp.kernels import plain
 from minimtp.kernels.ggml import blocks
 
@@ -67,11 +67,7 @@ def measure_sampling(
         "seed": seed, "rows": _measure(vocabulary_size, rounds, seed), "kernels": name,
         "machine": machine.describe(load), "versions": machine.versions(),
     }  # fmt: skip
-    if out is not None:
-        write_text(out, json_lines(result), RESULT)
-    report(table(result))
-    if out is not None:
-        report(f"saved {out}")
+    hand_over(result, table(result), out, RESULT, report)
     return result
 
 

@@ -8,10 +8,10 @@ side, for example of heads of two kinds, or on texts of two sizes. Nothing is me
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from minimtp.bench.json_lines import json_lines, result_file
+from minimtp.bench.json_lines import hand_over, result_file
 from minimtp.bench.table_text import aligned
 from minimtp.errors import UserError
-from minimtp.files import check_file, write_text
+from minimtp.files import check_file
 from minimtp.formats.load import load
 from minimtp.quoting import shown_path
 from minimtp.training.run.log import read_log
@@ -38,11 +38,7 @@ def measure_heads(
         found.append(about)
         rows += points
     result = {"measurement": "heads", "runs": found, "rows": rows}
-    if out is not None:
-        write_text(out, json_lines(result), RESULT)
-    report(table(result))
-    if out is not None:
-        report(f"saved {out}")
+    hand_over(result, table(result), out, RESULT, report)
     return result
 
 
