@@ -64,7 +64,7 @@ def attention_written_out(model: Transformer, tokens: Array) -> float:
 
     joined = qkv.reshape(length, heads + 2 * kv_heads, -1)  # (T, H+2G, C)
     rotated = plain.rotate(joined[None, :, : heads + kv_heads], cosine, sine)[0]  # (T, H+G, C)
-    keys = rotated[:, heads:].transpose(1, 2, 0)  # (G, C, T)
+    keys = rotated[:, heads:].transpose(1, 2, 0)[:, None]  # (G, 1, C, T): one panel
     values = joined[:, heads + kv_heads :]  # (T, G, C)
     scale = joined.shape[-1] ** -0.5
     found = plain.cached_attention(rotated[:, :heads], keys, values, 0, scale)  # (T, H, C)

@@ -4,12 +4,14 @@ pytest --mine tests/kernels/decoding/test_attention.py
 """
 
 from minimtp.backend import Array, array_module  # noqa: F401  (array_module returns numpy or cupy)
+from minimtp.kernels.plain.attention import in_order  # noqa: F401  (for your cached_attention)
 
 
 def cached_attention(q: Array, keys: Array, values: Array, start: int, scale: float) -> Array:
     """Attention of T new tokens over all positions so far: token t attends to positions 0..start+t.
 
-    q (T, H, C), keys (G, C, S), values (S, G, C), S >= start + T, scale > 0 -> (T, H, C).
+    q (T, H, C), keys (G, N, C, P) in panels of P positions, values (S, G, C), S >= start + T,
+    N P >= start + T, scale > 0 -> (T, H, C).
     Grouped-query attention (Ainslie et al. 2023, arXiv 2305.13245): query head h uses key/value
     head h // (H // G). The scores are the dot products times `scale`. Positions after start+T-1
     are not read.

@@ -8,6 +8,7 @@ from types import ModuleType
 from minimtp.backend import Array, aligned_zeros, array_module, numpy
 from minimtp.backend import numpy as np  # noqa: F401  (for your functions)
 from minimtp.decode.sampling.params import _finite_maxima  # noqa: F401  (for your softmax)
+from minimtp.kernels.plain.attention import KEY_PANEL, key_panels
 
 
 def softmax(scores: Array) -> Array:
@@ -24,8 +25,8 @@ def softmax(scores: Array) -> Array:
 class KeyValueCache:
     """Keys and values of `layers` attention layers for up to `context_length` positions.
 
-    keys: (L, G, C, S), values: (L, S, G, C), arrays of `dtype`. Positions from `length` on are
-    meaningless.
+    keys: (L, G, N, C, P), values: (L, S, G, C), arrays of `dtype`. Position s is place s % P of
+    panel s // P. Positions from `length` on are meaningless.
     heads: G, the number of key/value heads (fewer than query heads in grouped-query attention).
     """
 
@@ -40,7 +41,8 @@ class KeyValueCache:
     ) -> None:
         # Zeros, not empty: a kernel may read rows beyond the length and mask them, and NaN * 0 is
         # NaN.
-        self.keys = aligned_zeros((layers, heads, head_dim, context_length), dtype, xp)
+        panels = key_panels(context_length)
+        self.keys = aligned_zeros((layers, heads, panels, head_dim, KEY_PANEL), dtype, xp)
         self.values = aligned_zeros((layers, context_length, heads, head_dim), dtype, xp)
         self.context_length = context_length
         self.length = 0
@@ -62,7 +64,7 @@ class KeyValueCache:
         return self.keys.nbytes + self.values.nbytes
 
     def layer(self, layer: int) -> tuple[Array, Array]:
-        """Return views of all keys (G, C, S) and values (S, G, C) of one layer. Only positions
+        """Return views of all keys (G, N, C, P) and values (S, G, C) of one layer. Only positions
         before `length` hold rows.
         """
         return self._layers[layer]

@@ -25,15 +25,18 @@ a path is accepted. The rows of that path are then appended.
 The numbers have the type of the model's, or are rounded to float16. A long text then takes half the
 memory, and plain decoding, which reads all of it for every token, as little as half the time.
 
-Layout: for each layer, keys (G, C, S) and values (S, G, C), with G key/value heads, C numbers per
-head and S positions. The dot products of a query with the keys give one number per position, and
-the weighted sum of the values one number per channel. Numbers that are adjacent in the result are
-adjacent in the cache, so both run as fast as a matmul with weights.
+Layout: for each layer, keys (G, N, C, P) and values (S, G, C), with G key/value heads, C numbers
+per head, S positions, and N panels of P = 32 positions. The dot products of a query with the keys
+give one number per position, and the weighted sum of the values one number per channel. Numbers
+that are adjacent in the result are adjacent in the cache, so both run as fast as a matmul with
+weights. Without panels, the C numbers of a key would lie S numbers apart, which a processor reads
+slowly: an S that is a power of two puts all of them into the same few places of its caches.
 """
 
 from types import ModuleType
 
 from minimtp.backend import Array, aligned_zeros, array_module, numpy
+from minimtp.kernels.plain.attention import KEY_PANEL, key_panels
 
 FIRST_ROOM = 256  # positions of a decoder's first cache
 FIRST_ROOM_ON_GPU = 2048  # recorded passes refer to the cache, so replacing it takes longer
@@ -42,8 +45,8 @@ FIRST_ROOM_ON_GPU = 2048  # recorded passes refer to the cache, so replacing it 
 class KeyValueCache:
     """Keys and values of `layers` attention layers for up to `context_length` positions.
 
-    keys: (L, G, C, S), values: (L, S, G, C), arrays of `dtype`. Positions from `length` on are
-    meaningless.
+    keys: (L, G, N, C, P), values: (L, S, G, C), arrays of `dtype`. Position s is place s % P of
+    panel s // P. Positions from `length` on are meaningless.
     heads: G, the number of key/value heads (fewer than query heads in grouped-query attention).
     """
 
@@ -58,7 +61,8 @@ class KeyValueCache:
     ) -> None:
         # Zeros, not empty: a kernel may read rows beyond the length and mask them, and NaN * 0 is
         # NaN.
-        self.keys = aligned_zeros((layers, heads, head_dim, context_length), dtype, xp)
+        panels = key_panels(context_length)
+        self.keys = aligned_zeros((layers, heads, panels, head_dim, KEY_PANEL), dtype, xp)
         self.values = aligned_zeros((layers, context_length, heads, head_dim), dtype, xp)
         self.context_length = context_length
         self.length = 0
@@ -80,7 +84,7 @@ class KeyValueCache:
         return self.keys.nbytes + self.values.nbytes
 
     def layer(self, layer: int) -> tuple[Array, Array]:
-        """Return views of all keys (G, C, S) and values (S, G, C) of one layer. Only positions
+        """Return views of all keys (G, N, C, P) and values (S, G, C) of one layer. Only positions
         before `length` hold rows.
         """
         return self._layers[layer]
@@ -96,7 +100,8 @@ class KeyValueCache:
         if stop > self.context_length:
             raise ValueError(f"{stop} positions do not fit a cache of {self.context_length}")
         all_keys, all_values = views = self._layers[layer]
-        all_keys[:, :, start:stop] = keys.transpose(1, 2, 0)
+        positions = array_module(keys).arange(start, stop)
+        all_keys[:, positions // KEY_PANEL, :, positions % KEY_PANEL] = keys
         all_values[start:stop] = values
         return views
 
@@ -125,6 +130,13 @@ def room_for(positions: int, context_length: int, xp: ModuleType = numpy) -> int
     return min(context_length, max(first, 1 << (positions - 1).bit_length()))
 
 
+def bytes_for(cache: KeyValueCache, room: int) -> int:
+    """Return the bytes of a cache like this one with room for this many positions."""
+    layers, _, heads, head_dim = cache.values.shape
+    rows = key_panels(room) * KEY_PANEL + room
+    return layers * heads * head_dim * rows * cache.values.itemsize
+
+
 def rounded_to(cache: KeyValueCache, dtype: str) -> KeyValueCache:
     """Return an empty cache of the same size that stores numbers of this type."""
     layers, _, heads, head_dim = cache.values.shape
@@ -137,7 +149,8 @@ def enlarged(cache: KeyValueCache, room: int) -> KeyValueCache:
     layers, _, heads, head_dim = cache.values.shape
     xp, length = array_module(cache.values), cache.length
     larger = KeyValueCache(layers, room, heads, head_dim, cache.values.dtype, xp)
-    larger.keys[..., :length] = cache.keys[..., :length]
+    panels = key_panels(length)
+    larger.keys[:, :, :panels] = cache.keys[:, :, :panels]
     larger.values[:, :length] = cache.values[:, :length]
     larger.extend(length)
     return larger
@@ -168,5 +181,7 @@ class TreeRows:
         """Append these rows, integers (R,), to the cache. Raises ValueError if they do not fit."""
         cache, start = self._cache, self._cache.length
         cache.extend(len(rows))
-        cache.keys[..., start : cache.length] = self.keys[:, rows].transpose(0, 2, 3, 1)
+        positions = array_module(rows).arange(start, cache.length)
+        kept = self.keys[:, rows].swapaxes(0, 1)  # (R, L, G, C)
+        cache.keys[:, :, positions // KEY_PANEL, :, positions % KEY_PANEL] = kept
         cache.values[:, start : cache.length] = self.values[:, rows]

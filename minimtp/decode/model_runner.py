@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 from minimtp import kernels
 from minimtp.backend import Array, array_module
 from minimtp.backend import numpy as np
-from minimtp.decode.cache import KeyValueCache, TreeRows, enlarged, room_for, rounded_to
+from minimtp.decode.cache import KeyValueCache, TreeRows, bytes_for, enlarged, room_for, rounded_to
 from minimtp.engine.module import Module
 from minimtp.errors import UserError
 from minimtp.kernels.plain.decoding.block import BlockWeights
@@ -210,7 +210,7 @@ class ModelRunner:
     def cache_bytes(self, positions: int) -> int:
         """Return the bytes of the cache that a text of this many positions needs."""
         room = room_for(positions, self.context_length, self._xp)
-        return self.cache.nbytes // self.cache.context_length * room
+        return bytes_for(self.cache, room)
 
     def clone(self, kv_cache: str | None = None) -> "ModelRunner":
         """Return a runner with the same weights and its own empty cache, of the same numbers or

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from minimtp.decode.cache import KeyValueCache
 from minimtp.decode.model_runner import ModelRunner
 from minimtp.kernels import plain
+from minimtp.kernels.plain.attention import KEY_PANEL, in_order
 from tests.decode.drafters.helpers import SHAPE, model_with
 
-LAYERS, CONTEXT, HEADS, HEAD_DIM = 2, 12, 2, 4
+LAYERS, CONTEXT, HEADS, HEAD_DIM = 2, 40, 2, 4  # two panels of keys
 
 
 def append(cache, rows):
@@ -50,7 +51,8 @@ def test_after_any_appends_and_truncations_the_cache_holds_the_rows_of_a_plain_l
         for layer in range(LAYERS):
             keys, values = cache.layer(layer)
             wanted = np.array([row[layer] for row in expected]).reshape(-1, HEADS, HEAD_DIM)
-            np.testing.assert_array_equal(keys[:, :, : cache.length].transpose(2, 0, 1), wanted)
+            found = in_order(keys)[:, :, : cache.length].transpose(2, 0, 1)  # (T, G, C)
+            np.testing.assert_array_equal(found, wanted)
             np.testing.assert_array_equal(values[: cache.length], -wanted)
 
 
@@ -64,7 +66,7 @@ def test_writing_to_the_cache_and_truncating_it_allocate_no_memory(own):
         and cache.layer(1)[0] is keys
         and cache.layer(1)[1] is values
     )
-    assert cache.nbytes == 2 * LAYERS * CONTEXT * HEADS * HEAD_DIM * 4
+    assert cache.nbytes == LAYERS * (2 * KEY_PANEL + CONTEXT) * HEADS * HEAD_DIM * 4
     # Attention may read rows beyond the length and give them the weight 0, but 0 * NaN is NaN.
     assert np.isfinite(cache.keys).all() and np.isfinite(cache.values).all()
 
@@ -73,7 +75,7 @@ def test_write_returns_the_views_of_its_layer_and_does_not_change_the_length(own
     """Attention reads the rows through what `write` returns."""
     cache = own(KeyValueCache)(LAYERS, CONTEXT, HEADS, HEAD_DIM)
     rows = np.arange(3 * HEADS * HEAD_DIM, dtype=np.float32).reshape(3, HEADS, HEAD_DIM)
-    for first in (0, 3):
+    for first in range(0, 36, 3):
         written = cache.write(1, rows, -rows)
         assert written is not None, "write returned nothing"
         keys, values = written
@@ -84,7 +86,8 @@ def test_write_returns_the_views_of_its_layer_and_does_not_change_the_length(own
             assert np.shares_memory(view, stored), (
                 "write returned a copy, expected the views of its layer, so that no row is copied"
             )
-        np.testing.assert_array_equal(keys[:, :, first : first + 3].transpose(2, 0, 1), rows)
+        found = in_order(keys)[:, :, first : first + 3].transpose(2, 0, 1)  # (T, G, C)
+        np.testing.assert_array_equal(found, rows)
         np.testing.assert_array_equal(values[first : first + 3], -rows)
         check_length(cache, first, "write must not change it")
         cache.extend(3)
@@ -103,7 +106,7 @@ def must_raise(call):
     raise AssertionError(f"{call} must raise a ValueError")
 
 
-@pytest.mark.parametrize(("used", "rows"), [(0, CONTEXT + 1), (10, 3), (CONTEXT, 1)])
+@pytest.mark.parametrize(("used", "rows"), [(0, CONTEXT + 1), (CONTEXT - 2, 3), (CONTEXT, 1)])
 def test_rows_beyond_the_context_are_rejected_and_leave_the_cache_unchanged(own, used, rows):
     cache = own(KeyValueCache)(LAYERS, CONTEXT, HEADS, HEAD_DIM)
     append(cache, np.ones((used, LAYERS, HEADS, HEAD_DIM), np.float32))

@@ -62,7 +62,8 @@ class KeyValueCache:
         first, last = self.length, self.length + len(keys)
         if last > self.context_length:
             raise ValueError("the cache is full")
-        self.keys[layer, :, :, first:last] = np.moveaxis(keys, 0, -1)
+        for row, key in enumerate(keys, start=first):
+            self.keys[layer, :, row // 32, :, row % 32] = key
         self.values[layer, first:last] = values
         return self.layer(layer)
 
@@ -87,7 +88,8 @@ class KeyValueCache:
             raise ValueError(f"no room for {len(keys)} rows")
         stored_keys, stored_values = self.layer(layer)
         for row, (key, value) in enumerate(zip(keys, values), start=self.length):
-            stored_keys[:, :, row], stored_values[row] = key, value
+            panel, place = divmod(row, stored_keys.shape[-1])
+            stored_keys[:, panel, :, place], stored_values[row] = key, value
         return stored_keys, stored_values
 
     def extend(self, rows):
@@ -99,7 +101,8 @@ class KeyValueCache:
         if length not in range(self.length + 1):
             raise ValueError(length)
         for keys, values in (self.layer(layer) for layer in range(len(self.keys))):
-            keys[..., length:] = 0
+            for row in range(length, self.length):
+                keys[:, row // 32, :, row % 32] = 0
             values[length:] = 0
         self.length = length
 """,
@@ -123,13 +126,18 @@ class KeyValueCache:
         for row, (key, value) in enumerate(zip(keys, values), start=self.length):
             if row == self.context_length:
                 raise ValueError("the cache is full")
-            self.keys[layer, :, :, row], self.values[layer, row] = key, value
+            self.keys[layer, :, row // 32, :, row % 32] = key
+            self.values[layer, row] = value
         return self.layer(layer)
 """
         + CACHE.partition("return self.layer(layer)\n")[2],
         "write needs a free row": changed(CACHE, ("last > self", "last >= self")),
-        "the axes of the keys in another order": changed(
-            CACHE, ("np.moveaxis(keys, 0, -1)", "keys.reshape(*keys.shape[1:], len(keys))")
+        "the axes of a key in another order": changed(
+            CACHE, ("= key\n", "= key.reshape(key.shape[::-1]).T\n")
+        ),
+        "every panel is the first": changed(CACHE, ("row // 32", "0")),
+        "panels and places are exchanged": changed(
+            CACHE, (":, row // 32, :, row % 32", ":, row % 2, :, row // 2")
         ),
         "keys also as values": changed(CACHE, ("= values", "= keys")),
         "extend accepts a negative number": changed(CACHE, ("rows < 0 or ", "")),

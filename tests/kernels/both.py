@@ -8,6 +8,7 @@ import pytest
 from minimtp.backend import numpy as np
 from minimtp.kernels import plain
 from minimtp.kernels.ggml import blocks, five_bits
+from minimtp.kernels.plain.attention import KEY_PANEL, key_panels
 from minimtp.kernels.plain.decoding.block import BlockWeights
 
 HAS_NUMBA = importlib.util.find_spec("numba") is not None
@@ -119,7 +120,8 @@ def trunk_step_input(rows):
 
 
 def random_cache(rng, head_dim=CHANNELS):
-    return normal(rng, GROUPS, head_dim, ROOM), normal(rng, ROOM, GROUPS, head_dim)
+    keys = normal(rng, GROUPS, key_panels(ROOM), head_dim, KEY_PANEL)
+    return keys, normal(rng, ROOM, GROUPS, head_dim)
 
 
 def run_block(kernel, block, x, start, head_dim=CHANNELS):

@@ -2,6 +2,7 @@
 
 from minimtp.backend import numpy as np
 from minimtp.kernels import plain
+from minimtp.kernels.plain.attention import KEY_PANEL, key_panels
 from tests.kernels.both import normal
 
 
@@ -46,7 +47,8 @@ def samples(rng):
         "embedding_backward": (grad, rng.integers(0, 3, rows), normal(rng, 3, width)),
         "adamw": (*normal(rng, 2, width), *moments, mask, 1e-2, 0.9, 0.95, 1e-8, 0.1, 3, 0.7),
         "cached_attention": (
-            normal(rng, rows, 4, width), normal(rng, 2, width, cache), normal(rng, cache, 2, width),
+            normal(rng, rows, 4, width), normal(rng, 2, key_panels(cache), width, KEY_PANEL),
+            normal(rng, cache, 2, width),
             int(rng.integers(0, cache - rows + 1)), 0.5,
         ),
     }  # fmt: skip

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from minimtp.backend import numpy as np
 from minimtp.kernels import plain
+from minimtp.kernels.plain.attention import KEY_PANEL, key_panels
 from tests.kernels.both import cpu, each_kernel, needs_numba, normal
 from tests.kernels.samples import results, samples, terms
 from tests.tolerances import KERNELS, assert_close
@@ -77,6 +78,7 @@ def test_a_row_of_every_other_decoding_kernel_has_the_same_bits_alone_and_with_o
     alone = cpu.rotate(q[None, one], angles[0, one], angles[1, one])
     assert alone.tobytes() == cpu.rotate(q[None], *angles)[:, one].tobytes()
     room = start + rows + int(rng.integers(0, 40))
-    keys, values = normal(rng, groups, head_dim, room), normal(rng, room, groups, head_dim)
+    keys = normal(rng, groups, key_panels(room), head_dim, KEY_PANEL)
+    values = normal(rng, room, groups, head_dim)
     alone = cpu.cached_attention(q[one], keys, values, start + row, 0.4)
     assert alone.tobytes() == cpu.cached_attention(q, keys, values, start, 0.4)[one].tobytes()

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from minimtp.backend import Array, aligned_zeros, array_module
 from minimtp.backend import numpy as np
 from minimtp.decode.model_runner import ModelRunner
+from minimtp.kernels.plain.attention import KEY_PANEL, key_panels
 
 
 class Pending(NamedTuple):
@@ -32,7 +33,8 @@ class BatchedRunner:
         heads, head_dim, layers = config.num_kv_heads, config.head_dim, config.num_layers
         # Zeros, because attention reads positions beyond the text and multiplies them by 0. Memory
         # is taken when it is written.
-        self.keys = aligned_zeros((places, layers, heads, head_dim, room), dtype, xp)
+        keys_of_all = places, layers, heads, key_panels(room), head_dim, KEY_PANEL
+        self.keys = aligned_zeros(keys_of_all, dtype, xp)
         self.values = aligned_zeros((places, layers, room, heads, head_dim), dtype, xp)
         self._cosine, self._sine = runner.rotary.tables(room, runner.final_norm)  # (S, C/2)
 

@@ -35,11 +35,11 @@ extern "C" __global__ void causal_softmax_backward(float* grad, const float* pro
 //
 //     partial (T, H, stretches, C + 2) = values' sum, largest, sum
 //
-// q (T, H, C), keys (G, C, S), values (S, G, C); token t has position `start` (plus *start_at) + t and sees the positions up to its own. Grid (stretches, H, T), block (CHUNK,); C at most 512.
+// q (T, H, C), keys (G, N, C, 32), values (S, G, C); token t has position `start` (plus *start_at) + t and sees the positions up to its own. Grid (stretches, H, T), block (CHUNK,); C at most 512.
 constexpr int CHUNK = 128, WIDEST = 512;
 
 extern "C" __global__ void cached_attention_partial(const float* q, const float* keys, const float* values, int heads, int groups,
-                                                    int channels, int room, int start, const int* start_at, float scale,
+                                                    int channels, int panels, int start, const int* start_at, float scale,
                                                     float* partial) {
     __shared__ float query[WIDEST], weights[CHUNK], sums[CHUNK];
     int head = blockIdx.y, token = blockIdx.z, group = head / (heads / groups), me = threadIdx.x;
@@ -50,9 +50,10 @@ extern "C" __global__ void cached_attention_partial(const float* q, const float*
     __syncthreads();
     float score = -INFINITE;
     if (me < count) {  // one thread per key, so neighbouring threads read neighbouring keys
-        const float* key = keys + (long long)group * channels * room + first + me;
+        int position = first + me;
+        const float* key = keys + ((long long)group * panels + position / KEY_PANEL) * channels * KEY_PANEL + position % KEY_PANEL;
         float product = 0;
-        for (int c = 0; c < channels; c++) product = __fmaf_rn(query[c], key[(long long)c * room], product);
+        for (int c = 0; c < channels; c++) product = __fmaf_rn(query[c], key[c * KEY_PANEL], product);
         score = __fmul_rn(product, scale);
     }
     float largest = block_max(score), weight = me < count ? expf(__fsub_rn(score, largest)) : 0.0f;

@@ -13,6 +13,7 @@ from minimtp.kernels.cuda.graph import Graphs
 from minimtp.kernels.cuda.packed_linear import add_linear, linear
 from minimtp.kernels.cuda.source import NOWHERE, blocks_for, launch, whole
 from minimtp.kernels.cuda.training import rms_norm, swiglu
+from minimtp.kernels.plain.attention import KEY_PANEL
 from minimtp.kernels.plain.decoding.batched_step import each_stretch
 from minimtp.kernels.plain.decoding.block import (
     LayerInputs,
@@ -40,20 +41,20 @@ def _position(start) -> tuple:
 
 def cached_attention(q, keys, values, start, scale):
     """As in `kernels/plain`. Raises ValueError if head_dim is above 512."""
-    xp, (tokens, heads, head_dim), (groups, _, room) = array_module(q), q.shape, keys.shape
+    xp, (tokens, heads, head_dim), (groups, panels, _, _) = array_module(q), q.shape, keys.shape
     if head_dim > WIDEST_HEAD:
         raise ValueError(
             f"a head of {head_dim} channels is wider than the {WIDEST_HEAD} that the kernel takes"
         )
     offset, place = _position(start)
     # A recorded graph serves every position. Blocks beyond the last position return immediately.
-    last = room if place is not NOWHERE else offset + tokens
+    last = len(values) if place is not NOWHERE else offset + tokens
     stretches = blocks_for(last, CHUNK)
     q, keys, values = whole(q, keys, values)
     partial = xp.empty((tokens, heads, stretches, head_dim + 2), xp.float32)
     launch(
         "attention", "cached_attention_partial", (stretches, heads, tokens), CHUNK, q, keys, values,
-        heads, groups, head_dim, room, offset, place, float(scale), partial,
+        heads, groups, head_dim, panels, offset, place, float(scale), partial,
     )  # fmt: skip
     y = xp.empty((tokens, heads, head_dim), xp.float32)
     block = 32 * blocks_for(head_dim, 32)
@@ -78,7 +79,7 @@ def transformer_block(x, block: PreparedBlock, keys, values, start, cosine, sine
     the cache.
     """
     xp, tokens = array_module(x), x.shape[0]
-    heads, (groups, head_dim, room) = block.heads, keys.shape
+    heads, (room, groups, head_dim), panels = block.heads, values.shape, keys.shape[1]
     weights = block.weights
     normed, _ = rms_norm(x, weights.attention_norm, block.epsilon)
     joined = linear(normed, weights.qkv)  # (T, (H + 2G) C)
@@ -95,13 +96,14 @@ def transformer_block(x, block: PreparedBlock, keys, values, start, cosine, sine
         queries, rows = xp.empty((stop - first, heads, head_dim), xp.float32), joined[first:stop]
         launch(
             "pointwise", "rotate_into_cache", (blocks_for(rows.size // 2, 256),), 256, rows,
-            cosine[first:stop], sine[first:stop], stop - first, heads, groups, head_dim, room,
+            cosine[first:stop], sine[first:stop], stop - first, heads, groups, head_dim, panels,
             offset, place, queries, keys, values,
         )  # fmt: skip
         attended.append(cached_attention(queries, keys, values, position, head_dim**-0.5))
         if tree is not None:
-            tree[1][first:stop] = keys[:, :, offset : offset + stop - first].transpose(2, 0, 1)
-            tree[2][first:stop] = values[offset : offset + stop - first]
+            at = xp.arange(offset, offset + stop - first)
+            tree[1][first:stop] = keys[:, at // KEY_PANEL, :, at % KEY_PANEL]
+            tree[2][first:stop] = values[at]
     attended = attended[0] if tree is None else xp.concatenate(attended)
     add_linear(attended.reshape(tokens, -1), weights.attention_output, x)
     normed, _ = rms_norm(x, weights.feed_forward_norm, block.epsilon)

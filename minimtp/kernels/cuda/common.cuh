@@ -5,6 +5,7 @@
 #pragma once
 
 constexpr int WARP = 32;
+[[maybe_unused]] constexpr int KEY_PANEL = 32;  // positions whose cached keys are stored together
 constexpr unsigned ALL_LANES = 0xffffffffu;
 #define INFINITE __int_as_float(0x7f800000)
 

@@ -53,10 +53,10 @@ extern "C" __global__ void rotate(const float* x, const float* cosine, const flo
 }
 
 // joined (T, H + 2G, C), the queries, keys and values of T new tokens -> queries (T, H, C), rotated; keys, rotated, and values
-// are written to the cache, keys (G, C, S) and values (S, G, C), from `start` plus what `start_at` points to, if anywhere.
+// are written to the cache, keys (G, N, C, 32) and values (S, G, C), from `start` plus what `start_at` points to, if anywhere.
 // cosine, sine (T, C/2): of the new tokens' positions.
 extern "C" __global__ void rotate_into_cache(const float* joined, const float* cosine, const float* sine, int tokens, int heads,
-                                             int groups, int channels, int room, int start, const int* start_at,
+                                             int groups, int channels, int panels, int start, const int* start_at,
                                              float* queries, float* keys, float* values) {
     long long i = element();
     int half = channels / 2, all = heads + 2 * groups;
@@ -77,9 +77,10 @@ extern "C" __global__ void rotate_into_cache(const float* joined, const float* c
         to[0] = first;
         to[1] = second;
     } else {
-        float* to = keys + ((long long)(head - heads) * channels + 2 * pair) * room + row;
+        long long panel = (long long)(head - heads) * panels + row / KEY_PANEL;
+        float* to = keys + (panel * channels + 2 * pair) * KEY_PANEL + row % KEY_PANEL;
         to[0] = first;
-        to[room] = second;
+        to[KEY_PANEL] = second;
     }
 }
 

@@ -4,6 +4,8 @@ cache.
 
 from minimtp.backend import Array, array_module
 
+KEY_PANEL = 32  # positions whose cached keys are stored together
+
 
 def rotate(x: Array, cos: Array, sin: Array) -> Array:
     """Rotary positions (Su et al. 2021, arXiv 2104.09864) on adjacent pairs:
@@ -48,10 +50,22 @@ def causal_softmax_backward(grad: Array, probabilities: Array, scale: float) -> 
     return grad
 
 
+def key_panels(positions: int) -> int:
+    """Return the number of panels that hold the keys of this many positions."""
+    return -(-positions // KEY_PANEL)
+
+
+def in_order(keys: Array) -> Array:
+    """Join the panels of cached keys: (..., N, C, P) -> (..., C, N P), a copy."""
+    *outer, panels, head_dim, panel = keys.shape
+    return keys.swapaxes(-3, -2).reshape(*outer, head_dim, panels * panel)
+
+
 def cached_attention(q: Array, keys: Array, values: Array, start: int, scale: float) -> Array:
     """Attention of T new tokens over all positions so far: token t attends to positions 0..start+t.
 
-    q (T, H, C), keys (G, C, S), values (S, G, C), S >= start + T, scale > 0 -> (T, H, C).
+    q (T, H, C), keys (G, N, C, P) in panels of P positions, values (S, G, C), S >= start + T,
+    N P >= start + T, scale > 0 -> (T, H, C).
     Grouped-query attention (Ainslie et al. 2023, arXiv 2305.13245): query head h uses key/value
     head h // (H // G). The scores are the dot products times `scale`. Positions after start+T-1
     are not read.
@@ -62,7 +76,7 @@ def cached_attention(q: Array, keys: Array, values: Array, start: int, scale: fl
     length = start + rows
     by_kv_head = q.reshape(rows, kv_heads, heads // kv_heads, head_dim)
     queries = by_kv_head.transpose(1, 2, 0, 3)  # (G, H/G, T, C)
-    keys = keys[:, None, :, :length]  # (G, 1, C, S)
+    keys = in_order(keys)[:, None, :, :length]  # (G, 1, C, S)
     values = values[:length].transpose(1, 0, 2)[:, None]  # (G, 1, S, C)
     scores = xp.matmul(queries, keys) * q.dtype.type(scale)  # (G, H/G, T, S)
     future = xp.arange(length)[None, :] > start + xp.arange(rows)[:, None]  # (T, S)

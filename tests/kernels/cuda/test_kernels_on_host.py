@@ -21,6 +21,7 @@ from minimtp.kernels import cuda, plain
 from minimtp.kernels.cuda import packed_linear as cuda_products
 from minimtp.kernels.cuda import source as cuda_source
 from minimtp.kernels.ggml import blocks, five_bits
+from minimtp.kernels.plain.attention import KEY_PANEL, key_panels
 from tests.kernels.both import normal
 from tests.kernels.samples import results, samples, terms
 from tests.strategies import matmul_sizes, weight_matrices
@@ -160,7 +161,7 @@ def test_attention_of_a_token_has_the_same_bits_alone_and_with_other_tokens(
     head_dim = 2 * int(rng.integers(1, 65))
     q, keys, values = (
         normal(rng, rows, 2, head_dim),
-        normal(rng, groups, head_dim, room),
+        normal(rng, groups, key_panels(room), head_dim, KEY_PANEL),
         normal(rng, room, groups, head_dim),
     )
     ours = [there(device, array) for array in (q, keys, values)]

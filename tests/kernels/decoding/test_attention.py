@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from minimtp.backend import numpy as np
 from minimtp.kernels import plain
+from minimtp.kernels.plain.attention import KEY_PANEL, in_order, key_panels
 from tests.kernels.both import each_kernel, normal
 from tests.tolerances import COMPARISONS, assert_close
 
@@ -34,7 +35,7 @@ def angles(length, pairs, seed=0):
 def test_cached_attention_of_three_tokens_equals_values_computed_by_hand(own):
     # Lesson 3, by hand: one head, C = 2, and a scale of 1 / sqrt(2).
     q = np.array([[[1.0, 0.0]], [[0.0, 1.0]], [[2.0, 0.0]]])  # (T, 1, C)
-    keys = np.array([[[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]]])  # (1, C, S)
+    keys = np.array([[[[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]]]])  # (1, 1, C, 3): one panel
     values = np.array([[[1.0, 0.0]], [[0.0, 1.0]], [[1.0, 1.0]]])  # (S, 1, C)
     found = own(plain.cached_attention)(q, keys, values, 0, 2**-0.5)
     # Token 2 scores 0 and 1 / sqrt(2); token 3 scores sqrt(2), 0 and 0.
@@ -58,15 +59,18 @@ def test_cached_attention_of_each_head_equals_a_sum_over_the_positions_it_may_se
 ):
     random, heads = np.random.default_rng(seed), kv_heads * share
     q = random.standard_normal((rows, heads, head_dim))
-    keys = random.standard_normal((kv_heads, head_dim, start + rows + 2))
+    keys = random.standard_normal((kv_heads, 3, head_dim, 4))  # three panels of four positions
     values = random.standard_normal((start + rows + 2, kv_heads, head_dim))
-    keys[:, :, start + rows :] = values[start + rows :] = np.nan  # written later
+    values[start + rows :] = np.nan  # written later
+    for position in range(start + rows, 12):
+        keys[:, position // 4, :, position % 4] = np.nan
+    by_position = np.concatenate([keys[:, panel] for panel in range(3)], axis=2)  # (G, C, 12)
     found = own(plain.cached_attention)(q, keys, values, start, 0.3)
     assert found.shape == q.shape, f"the result must have the shape of q, not {found.shape}"
     assert not np.isnan(found).any(), "the result has NaN: you read positions after start + T - 1"
     for t in range(rows):
         for head in range(heads):
-            keys_seen = keys[head // share, :, : start + t + 1]  # (C, seen)
+            keys_seen = by_position[head // share, :, : start + t + 1]  # (C, seen)
             weights = np.exp(0.3 * q[t, head] @ keys_seen)
             expected = weights @ values[: start + t + 1, head // share] / weights.sum()
             np.testing.assert_allclose(
@@ -81,7 +85,8 @@ def test_cached_attention_of_each_head_equals_a_sum_over_the_positions_it_may_se
 def test_cached_attention_of_large_scores_does_not_overflow_or_change_its_arguments(own):
     # If the maximum included another row, or a position that the token may not see, then exp(900 -
     # 1800) would be 0 for the first token, and its sum too.
-    arguments = np.full((2, 1, 1), 30.0), np.array([[[30.0, 60.0]]]), np.array([[[1.0]], [[2.0]]])
+    keys, values = np.array([[[[30.0, 60.0]]]]), np.array([[[1.0]], [[2.0]]])
+    arguments = np.full((2, 1, 1), 30.0), keys, values
     copies = [argument.copy() for argument in arguments]
     found = own(plain.cached_attention)(*copies, 0, 1.0)  # scores of 900, and of 900 and 1800
     np.testing.assert_allclose(found.ravel(), [1.0, 2.0], rtol=1e-12)
@@ -228,14 +233,16 @@ def test_rotating_by_the_negative_angles_undoes_a_rotation(kernel):
 @each_kernel
 def test_cached_attention_equals_a_loop_over_rows_and_heads(kernel):
     rng = np.random.default_rng(4)
-    rows, heads, groups, head_dim, start = 5, 6, 2, 12, 9
+    rows, heads, groups, head_dim, start = 5, 6, 2, 12, 29
     q, keys, values = (
         normal(rng, rows, heads, head_dim),
-        normal(rng, groups, head_dim, 20),
-        normal(rng, 20, groups, head_dim),
+        normal(rng, groups, 2, head_dim, KEY_PANEL),
+        normal(rng, 40, groups, head_dim),
     )
-    keys[:, :, start + rows :] = values[start + rows :] = np.nan  # rows that were not written yet
+    length = start + rows
+    keys[:, 1, :, length - KEY_PANEL :] = values[length:] = np.nan  # not written yet
     found = kernel.cached_attention(q, keys, values, start, 0.3)
+    keys = in_order(keys)
     for t in range(rows):
         for head in range(heads):
             group, past = head // (heads // groups), start + t + 1
@@ -252,7 +259,7 @@ def test_attention_to_a_float16_cache_has_the_bits_of_a_float32_cache_with_the_s
 ):
     rng, length = np.random.default_rng(head_dim), 70
     q = normal(rng, rows, 6, head_dim)
-    keys = normal(rng, 2, head_dim, length).astype(np.float16)
+    keys = normal(rng, 2, key_panels(length), head_dim, KEY_PANEL).astype(np.float16)
     values = normal(rng, length, 2, head_dim).astype(np.float16)
     for start in (0, 31, length - rows):
         found, expected = (

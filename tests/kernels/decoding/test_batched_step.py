@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from minimtp.backend import numpy as np
 from minimtp.kernels import plain
+from minimtp.kernels.plain.attention import KEY_PANEL, key_panels
 from tests.kernels.both import (
     CHANNELS,
     FAMILIES,
@@ -34,7 +35,7 @@ def random_trunk(kernel, format_, family="llama"):
 
 def random_caches(seed):
     rng = np.random.default_rng(seed)
-    keys = normal(rng, PLACES, LAYERS, GROUPS, CHANNELS, ROOM)
+    keys = normal(rng, PLACES, LAYERS, GROUPS, key_panels(ROOM), CHANNELS, KEY_PANEL)
     return keys, normal(rng, PLACES, LAYERS, ROOM, GROUPS, CHANNELS)
 
 

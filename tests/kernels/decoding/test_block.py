@@ -9,6 +9,7 @@ from minimtp.backend import numpy as np
 from minimtp.decode.model_runner import stretches
 from minimtp.decode.rules.tree import Tree
 from minimtp.kernels import plain
+from minimtp.kernels.plain.attention import in_order
 from tests.kernels.both import (
     CHANNELS,
     FAMILIES,
@@ -127,25 +128,30 @@ def test_a_compiled_trunk_rejects_blocks_of_different_formats_and_a_wrong_number
 def test_a_row_of_a_tree_has_the_result_of_the_last_row_of_its_path_as_a_chain(
     kernel, format_, form
 ):
-    """The compiled kernels give the same bits. BLAS rounds one row and many rows differently."""
+    """The compiled kernels give the same bits. BLAS rounds one row and many rows differently, and
+    where that moves an activation to its next int8 code, the difference grows. So plain kernels
+    compute in float64 here, whose differences are too small for that.
+    """
     start, block = 5, random_block(kernel, format_)
-    x, tree = normal(np.random.default_rng(12), len(form), WIDTH), Tree([0] * len(form), form)
+    number = np.float64 if kernel is plain else np.float32
+    x = normal(np.random.default_rng(12), len(form), WIDTH).astype(number)
     angles = np.random.default_rng(11).uniform(-9, 9, (ROOM, CHANNELS // 2))
-    cosine, sine = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
-    kept = [np.empty((len(form), GROUPS, CHANNELS), np.float32) for _ in range(2)]
-    cache, found, at = random_cache(np.random.default_rng(11)), x.copy(), start + np.array(form)
+    cosine, sine = np.cos(angles).astype(number), np.sin(angles).astype(number)
+    kept = [np.empty((len(form), GROUPS, CHANNELS), number) for _ in range(2)]
+    cache = [part.astype(number) for part in random_cache(np.random.default_rng(11))]
+    found, at, tree = x.copy(), start + np.array(form), Tree([0] * len(form), form)
     kernel.transformer_block(
         found, block, *cache, start, cosine[at], sine[at], (stretches(form, start), *kept)
     )
     for row in range(len(form)):
         path = [0, *tree.path_to(row)]
-        keys, values = random_cache(np.random.default_rng(11))
+        keys, values = (part.astype(number) for part in random_cache(np.random.default_rng(11)))
         chain, at = x[path].copy(), slice(start, start + len(path))
         kernel.transformer_block(chain, block, keys, values, start, cosine[at], sine[at])
         last = start + len(path) - 1
         for a, b in (
             (found[row], chain[-1]),
-            (kept[0][row], keys[:, :, last]),
+            (kept[0][row], in_order(keys)[:, :, last]),
             (kept[1][row], values[last]),
         ):
             if kernel is plain:
@@ -171,7 +177,8 @@ def test_a_block_writes_only_its_own_rows_of_the_cache_and_rejects_rows_without_
     _, *after = run_block(kernel, block, x, start=ROOM - 3)
     for old, new in zip(before, after, strict=True):
         old, new = (
-            array if array.shape[0] == ROOM else array.transpose(2, 0, 1) for array in (old, new)
+            array if array.shape[0] == ROOM else in_order(array)[..., :ROOM].transpose(2, 0, 1)
+            for array in (old, new)
         )
         assert np.array_equal(old[:-3], new[:-3]) and (old[-3:] != new[-3:]).all()
     with pytest.raises(ValueError, match="fit"):

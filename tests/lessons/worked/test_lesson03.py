@@ -29,7 +29,7 @@ def vector(cell):
 def test_the_table_of_three_tokens_is_computed_by_attention():
     scores = Q @ K.T / 2**0.5
     weights = plain.causal_softmax(scores[None].copy(), 1.0)[0]
-    output = plain.cached_attention(Q[:, None], K.T[None], V[:, None], 0, 2**-0.5)[:, 0]
+    output = plain.cached_attention(Q[:, None], K.T[None, None], V[:, None], 0, 2**-0.5)[:, 0]
     np.testing.assert_allclose(weights @ V, output, rtol=1e-14)
     for t, cells in enumerate(rows()):
         assert vector(cells[1]) == Q[t].tolist()

@@ -24,6 +24,7 @@ from minimtp.decode.drafters.tree_growth import grow
 from minimtp.decode.model_runner import ModelRunner
 from minimtp.decode.rules.rule import PerturbedArgmax, Rule, Scores, VocabularyScores
 from minimtp.decode.rules.tree import Tree
+from minimtp.kernels.plain.attention import KEY_PANEL
 from minimtp.kernels.plain.decoding.gated_head import (
     draft_chain,
     noise_of,
@@ -114,7 +115,8 @@ class Eagle3Runner:
         """Return copies of the key and the value (G, C) of the last row."""
         keys, values = self.cache.layer(0)
         position = self.cache.length - 1
-        return keys[:, :, position].copy(), values[position].copy()
+        panel, place = divmod(position, KEY_PANEL)
+        return keys[:, panel, :, place].copy(), values[position].copy()
 
     def add_row(self, key: Array, value: Array) -> None:
         """Add a row that `last_row` returned."""

@@ -2,9 +2,9 @@
 
 For each key/value head, the queries of all its query heads and all new tokens are the rows of one
 matrix. Its product with the keys, and the product of the probabilities with the values, use the
-few-row products of matrices/packed_linear.py. Keys are stored with neighbouring positions next to
-each other and values with neighbouring channels, so both are read like weights, once for up to
-eight rows. A softmax between the two products covers each row up to the row's own position.
+few-row products of matrices/packed_linear.py. Keys are stored in panels of 32 neighbouring
+positions and values with neighbouring channels, so both are read like weights, once for up to eight
+rows. A softmax between the two products covers each row up to the row's own position.
 
 The result of a row does not depend on the number of rows in the call. Later positions get a
 probability of exactly zero, which does not change a sum.
@@ -21,12 +21,13 @@ from minimtp.kernels.cpu.compiling import compiled, reassociate
 from minimtp.kernels.cpu.math import MIN_KEY, bits_of, exponential, float16_bits, float_of, in_order
 from minimtp.kernels.cpu.matrices.packed_linear import multiply_floats
 from minimtp.kernels.cpu.matrices.panels import PANEL
+from minimtp.kernels.cpu.matrices.vectors import ZEN
 
 ZERO, ONE = np.float32(0), np.float32(1)
-# What is prefetched of a cache that the processor's own caches do not hold. The values were
-# measured: float32 values are slower with it while they fit the caches.
-PANELS_AHEAD = 2  # of the keys
-HALVES_AHEAD = 2048  # bytes of the values, if they are float16
+# Bytes between a load and the prefetched address. They were measured: on AMD's processors, and in
+# float32 while they fit the caches, values are read faster without prefetching.
+KEYS_AHEAD = 4096
+HALVES_AHEAD = 0 if ZEN else 2048  # of values in float16
 
 
 def cached_attention(q, keys, values, start, scale):
@@ -70,12 +71,12 @@ def attend(q, keys, values, start, scale, first_group, stop_group, out):
     """Write `cached_attention` of q (G, T * H/G, C) to out (T, H, C), for the groups from
     `first_group` to before `stop_group`. Rows of a group are ordered by token, then by head.
     """
-    (groups, rows, head_dim), room, new = q.shape, keys.shape[2], out.shape[0]
+    (groups, rows, head_dim), panels, new = q.shape, keys.shape[1], out.shape[0]
     shared, length = rows // new, start + new
     if (
         start < 0
-        or length > min(room, values.shape[0])
-        or keys.shape[0] != groups
+        or length > min(panels * PANEL, values.shape[0])
+        or keys.shape != (groups, panels, head_dim, PANEL)
         or groups * shared != out.shape[1]
     ):
         raise ValueError("cached_attention: the cache does not fit the queries")
@@ -86,24 +87,8 @@ def attend(q, keys, values, start, scale, first_group, stop_group, out):
     values_ahead = HALVES_AHEAD if values.itemsize == 2 else 0
     for group in range(max(first_group, 0), stop_group):
         for first in range(0, length, PANEL):
-            # The lines of a panel are `room` numbers apart: too far for the processor's own
-            # prefetching, which therefore does not see that the next panels follow.
-            ahead = PANELS_AHEAD * PANEL
-            fetches = ahead * keys.itemsize if first + ahead < length else 0
-            if first + PANEL <= room:
-                multiply_floats(
-                    q[group],
-                    all_keys,
-                    (group * head_dim * room) + first,
-                    room,
-                    head_dim,
-                    scores,
-                    first,
-                    fetches,
-                )
-            else:
-                edge = _last_keys(keys, group, first, length)
-                multiply_floats(q[group], edge, 0, PANEL, head_dim, scores, first, 0)
+            at = (group * panels * PANEL + first) * head_dim
+            multiply_floats(q[group], all_keys, at, PANEL, head_dim, scores, first, KEYS_AHEAD)
         _softmax(scores, start, shared, np.float32(scale), inverses)
         if head_dim % PANEL == 0:
             for channel in range(0, head_dim, PANEL):
@@ -147,18 +132,6 @@ def _softmax(scores, start, shared, scale, inverses):
         for s in range(filled, scores.shape[1]):
             scores[row, s] = ZERO
         inverses[row] = ONE / total
-
-
-@compiled
-def _last_keys(keys, group, first, length):
-    """Return keys[group, :, first:length] padded with zeros, (C * PANEL,), if a whole panel would
-    exceed the cache.
-    """
-    edge = np.zeros((keys.shape[1], PANEL), keys.dtype)
-    for c in range(keys.shape[1]):
-        for s in range(length - first):
-            edge[c, s] = keys[group, c, first + s]
-    return edge.reshape(-1)
 
 
 @compiled

@@ -15,6 +15,7 @@ from minimtp.kernels.cpu.decoding.block import (
     project,
 )
 from minimtp.kernels.cpu.matrices.packed_linear import multiply
+from minimtp.kernels.cpu.matrices.panels import PANEL
 from minimtp.kernels.cpu.norms import normalize
 
 
@@ -57,7 +58,7 @@ def _batched_trunk_step(
 ):
     rows, layers = x.shape[0], attention_norm.shape[0]
     _require_fitting(rows, layers, sizes, keys, values, stretches, cosine, sine)
-    heads, groups, head_dim = sizes[0], keys.shape[2], keys.shape[3]
+    heads, groups, head_dim = sizes[0], values.shape[3], values.shape[4]
     joined = np.empty((rows, sizes[1]), np.float32)
     attended = np.empty((rows, heads * head_dim), np.float32)
     outputs, nothing = np.empty_like(x), np.empty((0, 0), np.float32)
@@ -95,8 +96,9 @@ def _batched_trunk_step(
 
 @compiled
 def _require_fitting(rows, layers, sizes, keys, values, stretches, cosine, sine):
-    (sequences, cached, groups, head_dim, room), covered = keys.shape, 0
-    if cached != layers or values.shape != (sequences, layers, room, groups, head_dim):
+    (sequences, cached, room, groups, head_dim), covered = values.shape, 0
+    panels = (room + PANEL - 1) // PANEL
+    if cached != layers or keys.shape != (sequences, layers, groups, panels, head_dim, PANEL):
         raise ValueError("batched_trunk_step: the caches are not one for each block")
     angles = (rows, head_dim // 2)
     if (

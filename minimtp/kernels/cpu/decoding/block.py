@@ -68,7 +68,7 @@ def _vector(vector):
 
 
 def transformer_block(x, block, keys, values, start, cosine, sine, tree=None):
-    attended_width = block.sizes[0] * keys.shape[1]
+    attended_width = block.sizes[0] * values.shape[2]
     shared = shared_arrays(NOTHING, np.empty_like(x), attended_width, block.sizes)
     keys, values, *tree = compiled_cache(keys, values, tree or NO_TREE)
     compiled_block(
@@ -145,9 +145,11 @@ def compiled_block(
 ):
     rows = x.shape[0]
     heads, joined_width, inner_width = sizes
-    groups, head_dim, room = keys.shape
+    room, groups, head_dim = values.shape
     chain = stretches.shape[0] == 0
-    if start < 0 or (chain and start + rows > room) or values.shape != (room, groups, head_dim):
+    panels = (room + PANEL - 1) // PANEL
+    fits = keys.shape == (groups, panels, head_dim, PANEL)
+    if start < 0 or (chain and start + rows > room) or not fits:
         raise ValueError("transformer_block: the rows do not fit the cache")
     angles = (rows, head_dim // 2)
     if (
@@ -183,7 +185,8 @@ def compiled_block(
         if not chain:
             for t in range(stop - first):
                 for g in range(max(first_group, 0), stop_group):
-                    kept_keys[first + t, g] = keys[g, :, position + t]
+                    panel, place = divmod(position + t, PANEL)
+                    kept_keys[first + t, g] = keys[g, panel, :, place]
                     kept_values[first + t, g] = values[position + t, g]
     meet(meeting, size)
     add_outputs(
@@ -307,6 +310,7 @@ def rotate_and_store(joined, cosine, sine, q, keys, values, start, first_group, 
     (rows, _, head_dim), groups = joined.shape, q.shape[0]
     shared, halves = q.shape[1] // rows, head_dim // 2
     for t in range(rows):
+        panel, place = divmod(start + t, PANEL)
         for g in range(max(first_group, 0), stop_group):
             for h in range(shared):
                 head, row = g * shared + h, t * shared + h
@@ -319,8 +323,8 @@ def rotate_and_store(joined, cosine, sine, q, keys, values, start, first_group, 
                 even, odd = joined[t, head, 2 * j], joined[t, head, 2 * j + 1]
                 first = even * cosine[t, j] - odd * sine[t, j]
                 second = even * sine[t, j] + odd * cosine[t, j]
-                keys[g, 2 * j, start + t] = as_stored(keys, first)
-                keys[g, 2 * j + 1, start + t] = as_stored(keys, second)
+                keys[g, panel, 2 * j, place] = as_stored(keys, first)
+                keys[g, panel, 2 * j + 1, place] = as_stored(keys, second)
             head += groups
             for c in range(head_dim):
                 values[start + t, g, c] = as_stored(values, joined[t, head, c])

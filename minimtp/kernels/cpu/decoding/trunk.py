@@ -87,7 +87,7 @@ def trunk_step(x, trunk, keys, values, start, cosine, sine, tree=None):
         *trunk.weights, trunk.kinds, trunk.sizes, trunk.epsilon, keys, values, start, cosine, sine,
         trunk.layers, inputs, trunk.final_norm, trunk.output_kind, trunk.output, logits, *tree,
     )  # fmt: skip
-    if trunk.team is None or not _in_team(trunk, x, hidden, keys.shape[2], arguments):
+    if trunk.team is None or not _in_team(trunk, x, hidden, values.shape[3], arguments):
         _trunk_step(x, hidden, *arguments, NOTHING, *ALONE)
     if len(trunk.layers):
         hidden = np.concatenate([hidden, inputs.reshape(len(x), -1)], axis=1)
@@ -145,7 +145,7 @@ def _trunk_step(
     if not keys.shape[0] == values.shape[0] == attention_norm.shape[0]:
         raise ValueError("trunk_step: the caches are not one for each block")
     joined, attended, gates, inner, outputs = shared_arrays(
-        shared, hidden, sizes[0] * keys.shape[2], sizes
+        shared, hidden, sizes[0] * values.shape[3], sizes
     )
     for i in range(keys.shape[0]):
         _keep_input(i, x, layers, inputs, rank)

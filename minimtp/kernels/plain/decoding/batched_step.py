@@ -24,8 +24,8 @@ def batched_trunk_step(
 
     x (T, D) is overwritten. stretches: int64 (M, 4), in the order of their rows, which they cover:
     first row, row after the last, sequence, position of the first row. No sequence has two.
-    keys (N, L, G, C, S) and values (N, L, S, G, C) are the caches of N sequences. cosine and sine
-    (T, C/2) rotate each row to its own position.
+    keys (B, L, G, N, C, P) and values (B, L, S, G, C) are the caches of B sequences. cosine and
+    sine (T, C/2) rotate each row to its own position.
 
     Raises ValueError if the rows do not fit the caches.
     """

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from minimtp.backend import Array, array_module
-from minimtp.kernels.plain.attention import cached_attention, rotate
+from minimtp.kernels.plain.attention import KEY_PANEL, cached_attention, rotate
 from minimtp.kernels.plain.gates import swiglu
 from minimtp.kernels.plain.norms import rms_norm
 from minimtp.kernels.plain.packed_linear import Prepared, linear
@@ -64,7 +64,7 @@ def transformer_block(
     PLACE.
 
     x (T, D) is overwritten. The tokens' keys and values are written to positions start..start+T-1
-    of the cache, keys (G, C, S) and values (S, G, C), of the type of x or float16, to which they
+    of the cache, keys (G, N, C, P) and values (S, G, C), of the type of x or float16, to which they
     are rounded. Its positions before `start` hold the past.
     cosine and sine (T, C/2) rotate to the positions from `start`. All arrays are contiguous.
 
@@ -80,7 +80,7 @@ def transformer_block(
     Raises ValueError if the rows do not fit the cache.
     """
     rows = len(x)
-    kv_heads, head_dim, room = keys.shape
+    room, kv_heads, head_dim = values.shape
     stretches = [(0, rows, start)] if tree is None else tree[0].tolist()
     if start < 0 or any(position + stop - first > room for first, stop, position in stretches):
         raise ValueError(f"{rows} rows after {start} do not fit a cache of {room}")
@@ -100,8 +100,8 @@ def transformer_block(
     new_keys, new_values = as_stored(new_keys, keys.dtype), as_stored(new_values, keys.dtype)
     outputs = []
     for first, stop, position in stretches:
-        at = slice(position, position + stop - first)
-        keys[:, :, at] = new_keys[first:stop].transpose(1, 2, 0)
+        at = array_module(x).arange(position, position + stop - first)
+        keys[:, at // KEY_PANEL, :, at % KEY_PANEL] = new_keys[first:stop]
         values[at] = new_values[first:stop]
         outputs.append(
             cached_attention(queries[first:stop], keys, values, position, head_dim**-0.5)
@@ -185,7 +185,7 @@ def trunk_step(
     """T new tokens through every block, the final norm and the output -> logits (T, V), hidden (T,
     (1 + F) D): the state after the final norm, and the inputs of the F layers of the trunk.
 
-    x (T, D) is overwritten. keys (L, G, C, S) and values (L, S, G, C) are the caches of the L
+    x (T, D) is overwritten. keys (L, G, N, C, P) and values (L, S, G, C) are the caches of the L
     blocks. Tree keys and tree values are (L, T, G, C). The rest is as in `transformer_block`.
     """
     inputs = LayerInputs(trunk.layers)
