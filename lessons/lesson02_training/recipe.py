@@ -7,6 +7,7 @@ from lessons.lesson01_autograd.recipe import recipe as previous
 INTRODUCES = (
     "minimtp.kernels",
     "minimtp.kernels.plain.attention",
+    "minimtp.kernels.plain.cache",
     "minimtp.kernels.plain.decoding.batched_step",
     "minimtp.kernels.plain.decoding.best_first_tree",
     "minimtp.kernels.plain.bfloat16",

@@ -4,7 +4,7 @@ pytest --mine tests/kernels/decoding/test_attention.py
 """
 
 from minimtp.backend import Array, array_module  # noqa: F401  (array_module returns numpy or cupy)
-from minimtp.kernels.plain.attention import in_order  # noqa: F401  (for your cached_attention)
+from minimtp.kernels.plain.cache import in_order  # noqa: F401  (for your cached_attention)
 
 
 def cached_attention(q: Array, keys: Array, values: Array, start: int, scale: float) -> Array:

@@ -8,7 +8,7 @@ from types import ModuleType
 from minimtp.backend import Array, aligned_zeros, array_module, numpy
 from minimtp.backend import numpy as np  # noqa: F401  (for your functions)
 from minimtp.decode.sampling.params import _finite_maxima  # noqa: F401  (for your softmax)
-from minimtp.kernels.plain.attention import KEY_PANEL, key_panels
+from minimtp.kernels.plain.cache import KEY_PANEL, key_panels
 
 
 def softmax(scores: Array) -> Array:
@@ -29,6 +29,8 @@ class KeyValueCache:
     panel s // P. Positions from `length` on are meaningless.
     heads: G, the number of key/value heads (fewer than query heads in grouped-query attention).
     """
+
+    steps: Array | None = None  # only of int8 caches
 
     def __init__(
         self,

@@ -15,6 +15,7 @@ INTRODUCES = (
     "minimtp.kernels.cpu.math",
     "minimtp.kernels.cpu.matrices.embedding_rows",
     "minimtp.kernels.cpu.decoding.attention",
+    "minimtp.kernels.cpu.decoding.stored_rows",
     "minimtp.kernels.cpu.decoding.team",
     "minimtp.kernels.cpu.decoding.batched_step",
     "minimtp.kernels.cpu.decoding.block",

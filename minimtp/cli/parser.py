@@ -13,7 +13,7 @@ from minimtp.errors import UserError, shown
 from minimtp.training.settings import check_known
 
 Run = Callable[[argparse.Namespace], int]  # runs a command and returns the exit code
-KV_CACHES = "float32", "float16"
+KV_CACHES = "float32", "float16", "int8"
 
 
 class Parser(argparse.ArgumentParser):
@@ -154,8 +154,8 @@ def add_kv_cache(parser: Parser) -> None:
         "--kv-cache",
         choices=KV_CACHES,
         default="float32",
-        help="number format of the KV cache (default: float32); float16 rounds keys and values a "
-        "little, and long texts then need less memory and time; only on the CPU",
+        help="number format of the KV cache (default: float32); float16 and int8 round keys and "
+        "values a little, and long texts then need less memory and time; only on the CPU",
     )
 
 

@@ -22,8 +22,9 @@ doubles, so a text of n tokens copies fewer than 2n rows.
 A draft tree has several rows for one position, so its rows are stored separately (`TreeRows`) until
 a path is accepted. The rows of that path are then appended.
 
-The numbers have the type of the model's, or are rounded to float16. A long text then takes half the
-memory, and plain decoding, which reads all of it for every token, as little as half the time.
+The numbers have the type of the model's, or are rounded to float16 or int8. A long text then takes
+half or a quarter of the memory, and plain decoding, which reads all of it for every token, less
+time.
 
 Layout: for each layer, keys (G, N, C, P) and values (S, G, C), with G key/value heads, C numbers
 per head, S positions, and N panels of P = 32 positions. The dot products of a query with the keys
@@ -36,7 +37,7 @@ slowly: an S that is a power of two puts all of them into the same few places of
 from types import ModuleType
 
 from minimtp.backend import Array, aligned_zeros, array_module, numpy
-from minimtp.kernels.plain.attention import KEY_PANEL, key_panels
+from minimtp.kernels.plain.cache import KEY_PANEL, as_stored, key_panels
 
 FIRST_ROOM = 256  # positions of a decoder's first cache
 FIRST_ROOM_ON_GPU = 2048  # recorded passes refer to the cache, so replacing it takes longer
@@ -49,6 +50,8 @@ class KeyValueCache:
     panel s // P. Positions from `length` on are meaningless.
     heads: G, the number of key/value heads (fewer than query heads in grouped-query attention).
     """
+
+    steps: Array | None = None  # only of int8 caches
 
     def __init__(
         self,
@@ -122,6 +125,56 @@ class KeyValueCache:
         self.length = length
 
 
+class Int8KeyValueCache(KeyValueCache):
+    """A cache of int8 codes, with a step for each key and each value of a head.
+
+    steps: float32 (L, 2, G, N P), of the keys and of the values. The numbers are codes times steps
+    (kernels/plain/cache.py).
+    """
+
+    def __init__(
+        self, layers: int, context_length: int, heads: int, head_dim: int, xp: ModuleType = numpy
+    ) -> None:
+        super().__init__(layers, context_length, heads, head_dim, "int8", xp)
+        positions = key_panels(context_length) * KEY_PANEL
+        self.steps = aligned_zeros((layers, 2, heads, positions), "float32", xp)
+
+    def clone(self) -> "Int8KeyValueCache":
+        return empty_like(self, self.context_length)
+
+    @property
+    def nbytes(self) -> int:
+        return super().nbytes + self.steps.nbytes
+
+    def write(self, layer: int, keys: Array, values: Array) -> tuple[Array, Array]:
+        """As in `KeyValueCache`, for keys and values as numbers. Returns views of the codes."""
+        (keys, key_steps), (values, value_steps) = (as_stored(x, "int8") for x in (keys, values))
+        views, at = super().write(layer, keys, values), slice(self.length, self.length + len(keys))
+        self.steps[layer, 0, :, at], self.steps[layer, 1, :, at] = key_steps.T, value_steps.T
+        return views
+
+
+def make_cache(
+    layers: int,
+    room: int,
+    heads: int,
+    head_dim: int,
+    dtype: str = "float32",
+    xp: ModuleType = numpy,
+) -> KeyValueCache:
+    """Return an empty cache whose numbers have this type, one of the model's, float16 or int8."""
+    if dtype == "int8":
+        return Int8KeyValueCache(layers, room, heads, head_dim, xp)
+    return KeyValueCache(layers, room, heads, head_dim, dtype, xp)
+
+
+def empty_like(cache: KeyValueCache, room: int, dtype: str | None = None) -> KeyValueCache:
+    """Return an empty cache for the same model with this room. dtype: None for that of `cache`."""
+    layers, _, heads, head_dim = cache.values.shape
+    dtype = dtype or str(cache.values.dtype)
+    return make_cache(layers, room, heads, head_dim, dtype, array_module(cache.values))
+
+
 def room_for(positions: int, context_length: int, xp: ModuleType = numpy) -> int:
     """Return the number of positions of the cache for a text of `positions` rows: a power of two,
     or the whole context.
@@ -133,25 +186,19 @@ def room_for(positions: int, context_length: int, xp: ModuleType = numpy) -> int
 def bytes_for(cache: KeyValueCache, room: int) -> int:
     """Return the bytes of a cache like this one with room for this many positions."""
     layers, _, heads, head_dim = cache.values.shape
-    rows = key_panels(room) * KEY_PANEL + room
-    return layers * heads * head_dim * rows * cache.values.itemsize
-
-
-def rounded_to(cache: KeyValueCache, dtype: str) -> KeyValueCache:
-    """Return an empty cache of the same size that stores numbers of this type."""
-    layers, _, heads, head_dim = cache.values.shape
-    xp = array_module(cache.values)
-    return KeyValueCache(layers, cache.context_length, heads, head_dim, dtype, xp)
+    positions = key_panels(room) * KEY_PANEL
+    steps = 0 if cache.steps is None else 2 * positions * cache.steps.itemsize
+    return layers * heads * (head_dim * (positions + room) * cache.values.itemsize + steps)
 
 
 def enlarged(cache: KeyValueCache, room: int) -> KeyValueCache:
     """Return a cache of `room` positions with the rows of `cache`."""
-    layers, _, heads, head_dim = cache.values.shape
-    xp, length = array_module(cache.values), cache.length
-    larger = KeyValueCache(layers, room, heads, head_dim, cache.values.dtype, xp)
+    larger, length = empty_like(cache, room), cache.length
     panels = key_panels(length)
     larger.keys[:, :, :panels] = cache.keys[:, :, :panels]
     larger.values[:, :length] = cache.values[:, :length]
+    if cache.steps is not None:
+        larger.steps[..., :length] = cache.steps[..., :length]
     larger.extend(length)
     return larger
 
@@ -167,7 +214,7 @@ def with_rows(array: Array, rows: int) -> Array:
 
 class TreeRows:
     """Keys and values (L, T, G, C) of the T rows of a draft tree, outside the cache until it is
-    known which are accepted.
+    known which are accepted. Rows of an int8 cache have steps (L, T, 2, G).
     """
 
     def __init__(self, cache: KeyValueCache, rows: int) -> None:
@@ -175,6 +222,8 @@ class TreeRows:
         xp, shape = array_module(cache.values), (layers, rows, heads, head_dim)
         self.keys = xp.empty(shape, cache.values.dtype)
         self.values = xp.empty(shape, cache.values.dtype)
+        steps_shape = layers, rows, 2, heads
+        self.steps = None if cache.steps is None else xp.empty(steps_shape, cache.steps.dtype)
         self._cache = cache
 
     def append_to_cache(self, rows: Array) -> None:
@@ -185,3 +234,6 @@ class TreeRows:
         kept = self.keys[:, rows].swapaxes(0, 1)  # (R, L, G, C)
         cache.keys[:, :, positions // KEY_PANEL, :, positions % KEY_PANEL] = kept
         cache.values[:, start : cache.length] = self.values[:, rows]
+        if cache.steps is not None:
+            new_steps = self.steps[:, rows].transpose(0, 2, 3, 1)  # (L, 2, G, R)
+            cache.steps[..., start : cache.length] = new_steps

@@ -69,7 +69,7 @@ def _stop(name: str, value: object) -> list[str | bytes]:
 
 _stops = several(TEXT, str, bytes, bytearray, memoryview, expected="text, or a list of texts")
 _prompts = several(_prompt, expected="a list of texts")
-KV_CACHE = one_of("float32", "float16")
+KV_CACHE = one_of("float32", "float16", "int8")
 TEXT_OPTIONS: dict[str, Kind] = {
     "max_new_tokens": NEW_TOKENS,
     "sampling": SAMPLING,
@@ -119,9 +119,10 @@ class Decoder:
     context_length: the maximum length of prompt and new text (default: the model's). A copy, or a
     decoder that was pickled, is made anew from the loaded model. threads: of the processor that
     compute a forward pass (default: as many as are fastest, which is measured). kv_cache: the
-    numbers in which keys and values are stored. "float16", only on the CPU, rounds them, which
-    changes the model a little; long texts then take half the memory, and less time. Raises
-    UserError if `draft`, `context_length` or `kv_cache` does not fit the model.
+    numbers in which keys and values are stored. "float16" and "int8", only on the CPU, round them,
+    which changes the model a little; long texts then take half or a quarter of the memory, and less
+    time. A model that was trained with an int8 cache has one in any case. Raises UserError if
+    `draft`, `context_length` or `kv_cache` does not fit the model.
     """
 
     @checked_arguments(

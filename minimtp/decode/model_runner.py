@@ -12,7 +12,7 @@ holds for up to 64 tokens per pass and for float matrices whose sizes are multip
 the last bits depend on cuBLAS.)
 
 Some models round in a way that no compiled kernel implements: inputs with one scale per token,
-grids without kernels, quantized KV caches. Plain matmuls compute those. Their bits depend on the
+grids without kernels, int4 KV caches. Plain matmuls compute those. Their bits depend on the
 number of rows, and the last bit can move a number to the next code. So such a model processes its
 tokens one by one. That is slow, but verification then computes the same numbers as plain decoding.
 """
@@ -27,10 +27,18 @@ from typing import Any, NamedTuple
 from minimtp import kernels
 from minimtp.backend import Array, array_module
 from minimtp.backend import numpy as np
-from minimtp.decode.cache import KeyValueCache, TreeRows, bytes_for, enlarged, room_for, rounded_to
+from minimtp.decode.cache import (
+    KeyValueCache,
+    TreeRows,
+    bytes_for,
+    empty_like,
+    enlarged,
+    make_cache,
+    room_for,
+)
 from minimtp.engine.module import Module
 from minimtp.errors import UserError
-from minimtp.kernels.plain.decoding.block import BlockWeights
+from minimtp.kernels.plain.decoding.block import BlockWeights, TreeArrays
 from minimtp.kernels.plain.packed_linear import PreparedMatrix
 from minimtp.model.config import ModelConfig
 from minimtp.model.matrix import Matrix, weight_bytes
@@ -60,8 +68,9 @@ class ModelRunner:
     model: the trunk with its heads, if they are to draft. All of it decodes with the same `kernel`.
     layers: F trunk layers whose inputs a drafter reads. `hidden` then has W = (1 + F) D columns:
     the final state and these.
-    kv_cache: number format of the cache, "float16", or None for that of the model's numbers.
-    Raises UserError for a float16 cache on a GPU, and TypeError for a fake-quantized model, which
+    kv_cache: number format of the cache, "float16" or "int8", or None for that of the model: of its
+    numbers, or int8 if it was trained with such a cache.
+    Raises UserError for such a cache on a GPU, and TypeError for a fake-quantized model, which
     must be converted first.
     """
 
@@ -80,8 +89,12 @@ class ModelRunner:
         self.final_norm = trunk.final_norm.weight.data  # (D,)
         self._xp = xp = array_module(self.final_norm)
         kernel = kernels.for_array(self.final_norm)
-        # Without exact kernels the plain ones decode, one row at a time.
+        if trunk.blocks[0].attention.cache == "int8" and kernel.INT8_CACHE:
+            kv_cache = "int8"
+        # Without exact kernels the plain ones decode, one row at a time. With int8 caches, too: a
+        # difference in the last bit of a key could change its code.
         self.rows_at_once = are_exact(kernel, model or trunk)
+        self.rows_at_once &= kv_cache != "int8" or kernel.INT8_CACHE
         self.kernel = kernel = kernel if self.rows_at_once else kernels.plain
         if kv_cache is not None and xp is not np:
             raise UserError(f"a KV cache of {kv_cache} is only for the CPU: leave it out on a GPU")
@@ -96,7 +109,7 @@ class ModelRunner:
         self.rotary = trunk.blocks[0].attention.rotary
         room = room_for(1, self.context_length, xp)
         self.cosine, self.sine = self.rotary.tables(room, self.final_norm)  # (S, C/2)
-        self.cache = KeyValueCache(
+        self.cache = make_cache(
             config.num_layers, room, config.num_kv_heads, config.head_dim,
             kv_cache or self.final_norm.dtype, xp,
         )  # fmt: skip
@@ -129,7 +142,7 @@ class ModelRunner:
         cache, x = self.cache, self.embed(self._xp.asarray(tokens))  # (T, D)
         logits, hidden = self.kernel.trunk_step(
             x, self._trunk, cache.keys, cache.values, start, self.cosine[start:stop],
-            self.sine[start:stop],
+            self.sine[start:stop], steps=cache.steps,
         )  # fmt: skip
         cache.extend(rows)
         return ForwardOutput(logits, hidden)
@@ -142,13 +155,16 @@ class ModelRunner:
         stretches: np.ndarray,
         cosine: Array,
         sine: Array,
+        steps: Array | None,
     ) -> ForwardOutput:
         """Process tokens (T,) of several texts with caches of their own, not this runner's. The
         arguments and the results are those of `batched_trunk_step`.
         """
         x = self.embed(tokens)  # (T, D)
         return ForwardOutput(
-            *self.kernel.batched_trunk_step(x, self._trunk, keys, values, stretches, cosine, sine)
+            *self.kernel.batched_trunk_step(
+                x, self._trunk, keys, values, stretches, cosine, sine, steps
+            )
         )
 
     def forward_tree(self, tokens: Sequence[int], depths: Sequence[int]) -> ForwardOutput:
@@ -172,14 +188,15 @@ class ModelRunner:
         self._tree_rows = tree_rows = TreeRows(cache, len(x))
 
         def step(rows: slice) -> ForwardOutput:
-            tree = (
+            tree = TreeArrays(
                 stretches(depths[rows], start),
                 tree_rows.keys[:, rows],
                 tree_rows.values[:, rows],
+                None if tree_rows.steps is None else tree_rows.steps[:, rows],
             )
             logits, hidden = self.kernel.trunk_step(
                 x[rows], self._trunk, cache.keys, cache.values, start, self.cosine[positions[rows]],
-                self.sine[positions[rows]], tree,
+                self.sine[positions[rows]], tree, cache.steps,
             )  # fmt: skip
             return ForwardOutput(logits, hidden)
 
@@ -217,7 +234,7 @@ class ModelRunner:
         those of `kv_cache`.
         """
         other = copy(self)
-        other.cache = rounded_to(self.cache, kv_cache) if kv_cache else self.cache.clone()
+        other.cache = empty_like(self.cache, self.cache.context_length, kv_cache)
         return other
 
     def embed(self, tokens: Array) -> Array:
@@ -282,10 +299,14 @@ class BlockRunner:
 
     def __init__(self, block: Block, config: ModelConfig, kernel: ModuleType) -> None:
         self._kernel = kernel
-        prepared = kernel.prepare_block(
+        self._prepared = kernel.prepare_block(
             prepare_weights(block, kernel), config.num_heads, config.norm_eps
         )
-        self._prepared = _with_cache_of(prepared, block)
+        self.cache_type = None  # the model's numbers
+        if block.attention.cache == "int8" and kernel.INT8_CACHE:
+            self.cache_type = "int8"
+        else:
+            self._prepared = _with_cache_of(self._prepared, block)
 
     def forward(
         self, x: Array, cache: KeyValueCache, layer: int, cosine: Array, sine: Array
@@ -294,14 +315,18 @@ class BlockRunner:
         rows of `layer`.
         """
         keys, values = cache.layer(layer)
-        self._kernel.transformer_block(x, self._prepared, keys, values, cache.length, cosine, sine)
+        steps = None if cache.steps is None else cache.steps[layer]
+        self._kernel.transformer_block(
+            x, self._prepared, keys, values, cache.length, cosine, sine, steps=steps
+        )
 
 
 def are_exact(kernel: ModuleType, model: Module) -> bool:
     """Return whether the kernels round weights, inputs, keys and values as the model does."""
     for _, module in model.named_modules():
-        if isinstance(module, Attention) and module.quantize_kv is not None:
-            return False
+        if isinstance(module, Attention) and module.cache != "float":
+            if module.cache != "int8" or not kernel.INT8_CACHE:
+                return False
         if isinstance(module, Matrix) and not module.is_exact_on(kernel):
             return False
     return True

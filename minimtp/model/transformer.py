@@ -38,10 +38,11 @@ ROWS_AT_ONCE = 2048  # positions that `in_slices` computes together
 class Attention(Module):
     """Grouped-query self-attention: (B, T, D) -> (B, T, D).
 
-    quantize_kv: rounds keys or values (..., C) to the numbers that a quantized KV cache returns.
-    None if the cache stores floats.
+    cache: number format of its KV cache, "float", "int8" or "int4". quantize_kv: rounds keys or
+    values (..., C) to the numbers that a quantized cache returns. None if the cache stores floats.
     """
 
+    cache = "float"
     quantize_kv: Callable[[Array], Array] | None = None
 
     def __init__(self, config: ModelConfig, rotary: Rotary, rng: Rng) -> None:

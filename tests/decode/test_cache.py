@@ -1,5 +1,6 @@
 """The key/value cache compared with a list of rows."""
 
+import itertools
 from contextlib import contextmanager
 
 import numpy as np
@@ -7,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minimtp.decode.cache import KeyValueCache
+from minimtp.decode.cache import Int8KeyValueCache, KeyValueCache, bytes_for, enlarged
 from minimtp.decode.model_runner import ModelRunner
 from minimtp.kernels import plain
-from minimtp.kernels.plain.attention import KEY_PANEL, in_order
+from minimtp.kernels.plain.cache import KEY_PANEL, decoded, in_order
 from tests.decode.drafters.helpers import SHAPE, model_with
 
 LAYERS, CONTEXT, HEADS, HEAD_DIM = 2, 40, 2, 4  # two panels of keys
@@ -188,3 +189,27 @@ def test_a_forward_pass_writes_the_same_cache_rows_as_the_write_method(dtype, pa
     np.testing.assert_allclose(runner.cache.keys, expected.keys, rtol=0, atol=tolerance)
     np.testing.assert_allclose(runner.cache.values, expected.values, rtol=0, atol=tolerance)
     assert runner.length == expected.length
+
+
+@given(st.integers(0, 2**32), st.lists(st.integers(1, 9), min_size=1, max_size=4))
+def test_an_int8_cache_returns_its_rows_to_within_half_a_step(seed, counts):
+    rng, before = np.random.default_rng(seed), []
+    cache = Int8KeyValueCache(LAYERS, CONTEXT, HEADS, HEAD_DIM)
+    assert type(cache.clone()) is Int8KeyValueCache and cache.clone().nbytes == cache.nbytes
+    for count in counts:
+        rows = rng.standard_normal((count, LAYERS, HEADS, HEAD_DIM)).astype(np.float32)
+        rows[..., 0] *= 1000  # of a channel that is always large
+        append(cache, rows)
+        before += list(rows)
+    larger = enlarged(cache, 2 * CONTEXT)
+    assert larger.nbytes == bytes_for(cache, 2 * CONTEXT) and cache.nbytes == bytes_for(
+        cache, CONTEXT
+    )
+    for layer, found in itertools.product(range(LAYERS), (cache, larger)):
+        keys, values = decoded(*found.layer(layer), found.steps[layer])
+        rows = np.array([row[layer] for row in before])  # (T, G, C)
+        found_keys = in_order(keys)[..., : len(rows)].transpose(2, 0, 1)
+        # The float16 step is off by up to 2^-11 of itself, so the largest code by 127 / 2048 steps.
+        allowed = (0.5 + 127 / 2048) * 1.01 * np.abs(rows).max(axis=-1, keepdims=True) / 127
+        assert (np.abs(found_keys - rows) <= allowed).all()
+        assert (np.abs(values[: len(rows)] + rows) <= allowed).all()

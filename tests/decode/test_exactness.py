@@ -83,7 +83,7 @@ def count_equal(kind, form, prompts, rule, sampling):
     return equal
 
 
-COMPILED = ["float32", *ROUNDED, "int4, cache float16"]
+COMPILED = ["float32", *ROUNDED, "int4, cache float16", "int4, cache int8"]
 FORMS = ["float64", *(pytest.param(form, marks=compiled) for form in COMPILED)]
 each_rule = pytest.mark.parametrize(
     ("rule", "temperature"), [("token", 0.0), ("shared-noise", 0.7), ("shared-noise", 1.3)]

@@ -14,7 +14,7 @@ from minimtp.decode.model_runner import ModelRunner
 from minimtp.decode.rules.tree import Tree
 from minimtp.engine.module import map_parameters
 from minimtp.errors import UserError
-from minimtp.kernels.plain.attention import in_order
+from minimtp.kernels.plain.cache import in_order
 from minimtp.model.config import ModelConfig
 from minimtp.model.transformer import Transformer
 from minimtp.quant.ptq.methods import round_to_nearest
@@ -51,7 +51,7 @@ def trunk(tied=True, dtype=np.float32, family="llama"):
     return model
 
 
-KINDS = ["float32", *ROUNDED, "float32, cache float16"]
+KINDS = ["float32", *ROUNDED, "float32, cache float16", "int4, cache int8"]
 
 
 def runner_of(kind):

@@ -5,7 +5,7 @@ from tests.exercise_mutants import Solutions, changed
 ATTENTION = """
 import numpy as np
 
-from minimtp.kernels.plain.attention import in_order
+from minimtp.kernels.plain.cache import in_order
 
 def cached_attention(q, keys, values, start, scale):
     keys = in_order(keys)
@@ -29,7 +29,7 @@ EXERCISES[1] = Solutions(
         "all heads at once, the mask as a large negative number": """
 import numpy as np
 
-from minimtp.kernels.plain.attention import in_order
+from minimtp.kernels.plain.cache import in_order
 
 def cached_attention(q, keys, values, start, scale):
     keys = in_order(keys)
@@ -48,7 +48,7 @@ def cached_attention(q, keys, values, start, scale):
         "token by token": """
 import numpy as np
 
-from minimtp.kernels.plain.attention import in_order
+from minimtp.kernels.plain.cache import in_order
 
 def cached_attention(q, keys, values, start, scale):
     keys = in_order(keys)
@@ -89,7 +89,7 @@ def cached_attention(q, keys, values, start, scale):
         "the largest score of all tokens is subtracted": """
 import numpy as np
 
-from minimtp.kernels.plain.attention import in_order
+from minimtp.kernels.plain.cache import in_order
 
 def cached_attention(q, keys, values, start, scale):
     keys = in_order(keys)
@@ -107,7 +107,7 @@ def cached_attention(q, keys, values, start, scale):
         "the largest score is that of a hidden position": """
 import numpy as np
 
-from minimtp.kernels.plain.attention import in_order
+from minimtp.kernels.plain.cache import in_order
 
 def cached_attention(q, keys, values, start, scale):
     keys = in_order(keys)
@@ -125,7 +125,7 @@ def cached_attention(q, keys, values, start, scale):
         "the weights of the heads sum to 1, not those of the positions": """
 import numpy as np
 
-from minimtp.kernels.plain.attention import in_order
+from minimtp.kernels.plain.cache import in_order
 
 def cached_attention(q, keys, values, start, scale):
     keys = in_order(keys)

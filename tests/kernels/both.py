@@ -8,7 +8,7 @@ import pytest
 from minimtp.backend import numpy as np
 from minimtp.kernels import plain
 from minimtp.kernels.ggml import blocks, five_bits
-from minimtp.kernels.plain.attention import KEY_PANEL, key_panels
+from minimtp.kernels.plain.cache import KEY_PANEL, key_panels
 from minimtp.kernels.plain.decoding.block import BlockWeights
 
 HAS_NUMBA = importlib.util.find_spec("numba") is not None

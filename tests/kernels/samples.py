@@ -2,7 +2,7 @@
 
 from minimtp.backend import numpy as np
 from minimtp.kernels import plain
-from minimtp.kernels.plain.attention import KEY_PANEL, key_panels
+from minimtp.kernels.plain.cache import KEY_PANEL, key_panels
 from tests.kernels.both import normal
 
 

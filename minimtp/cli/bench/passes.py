@@ -39,8 +39,9 @@ def add_parser(measurements: Commands) -> None:
         choices=KV_CACHES,
         default=["float32"],
         metavar="FORMAT",
-        help="number formats of the cache: float32 (the default), float16",
+        help="number formats of the cache: float32 (the default), float16, int8",
     )
+    add("--llama-cpp", action="store_true", help="also measure llama.cpp with the same weights")
     add(
         "--rounds",
         type=whole_number,
@@ -60,6 +61,7 @@ def run(options: argparse.Namespace) -> int:
         threads=options.threads,
         cached=options.cached,
         kv_caches=list(dict.fromkeys(options.kv_cache)),
+        llama_cpp=options.llama_cpp,
         rounds=options.rounds,
         seed=options.seed,
         out=options.out,

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from minimtp.backend import Array, aligned_zeros, array_module
 from minimtp.backend import numpy as np
 from minimtp.decode.model_runner import ModelRunner
-from minimtp.kernels.plain.attention import KEY_PANEL, key_panels
+from minimtp.kernels.plain.cache import KEY_PANEL, key_panels
 
 
 class Pending(NamedTuple):
@@ -36,6 +36,11 @@ class BatchedRunner:
         keys_of_all = places, layers, heads, key_panels(room), head_dim, KEY_PANEL
         self.keys = aligned_zeros(keys_of_all, dtype, xp)
         self.values = aligned_zeros((places, layers, room, heads, head_dim), dtype, xp)
+        # float32 (places, layers, 2, heads, positions), of int8 caches
+        self.steps = None
+        if dtype == "int8":
+            positions = key_panels(room) * KEY_PANEL
+            self.steps = aligned_zeros((places, layers, 2, heads, positions), "float32", xp)
         self._cosine, self._sine = runner.rotary.tables(room, runner.final_norm)  # (S, C/2)
 
     def forward(self, pending: Sequence[Pending]) -> Array:
@@ -71,5 +76,6 @@ class BatchedRunner:
             stretches,
             self._cosine[positions],
             self._sine[positions],
+            self.steps,
         )
         return logits

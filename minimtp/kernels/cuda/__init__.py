@@ -79,6 +79,8 @@ from minimtp.kernels.plain import (  # cuBLAS, and CuPy's own kernels
     verify_chain,
 )
 
+INT8_CACHE = False
+
 __all__ = [
     "adamw", "batched_trunk_step", "cached_attention", "causal_softmax", "causal_softmax_backward",
     "choose", "cross_entropy", "cross_entropy_backward", "embedding",

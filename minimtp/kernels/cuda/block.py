@@ -13,7 +13,7 @@ from minimtp.kernels.cuda.graph import Graphs
 from minimtp.kernels.cuda.packed_linear import add_linear, linear
 from minimtp.kernels.cuda.source import NOWHERE, blocks_for, launch, whole
 from minimtp.kernels.cuda.training import rms_norm, swiglu
-from minimtp.kernels.plain.attention import KEY_PANEL
+from minimtp.kernels.plain.cache import KEY_PANEL
 from minimtp.kernels.plain.decoding.batched_step import each_stretch
 from minimtp.kernels.plain.decoding.block import (
     LayerInputs,
@@ -74,10 +74,14 @@ def cached_attention(q, keys, values, start, scale):
     return y
 
 
-def transformer_block(x, block: PreparedBlock, keys, values, start, cosine, sine, tree=None):
-    """As in `kernels/plain`. If `start` is on the device, the caller must check that the rows fit
-    the cache.
+def transformer_block(
+    x, block: PreparedBlock, keys, values, start, cosine, sine, tree=None, steps=None
+):
+    """As in `kernels/plain`, for caches in float32. If `start` is on the device, the caller must
+    check that the rows fit the cache.
     """
+    if steps is not None:
+        raise ValueError("the GPU has no int8 cache")
     xp, tokens = array_module(x), x.shape[0]
     heads, (room, groups, head_dim), panels = block.heads, values.shape, keys.shape[1]
     weights = block.weights
@@ -89,7 +93,7 @@ def transformer_block(x, block: PreparedBlock, keys, values, start, cosine, sine
         plain.normalize_heads(joined.reshape(tokens, -1, head_dim), block)
     cosine, sine = whole(cosine, sine)
     attended = []
-    for first, stop, position in [(0, tokens, start)] if tree is None else tree[0].tolist():
+    for first, stop, position in [(0, tokens, start)] if tree is None else tree.stretches.tolist():
         offset, place = _position(position)
         if place is NOWHERE and not 0 <= offset <= room - (stop - first):
             raise ValueError(f"{stop - first} rows after {offset} do not fit a cache of {room}")
@@ -102,8 +106,8 @@ def transformer_block(x, block: PreparedBlock, keys, values, start, cosine, sine
         attended.append(cached_attention(queries, keys, values, position, head_dim**-0.5))
         if tree is not None:
             at = xp.arange(offset, offset + stop - first)
-            tree[1][first:stop] = keys[:, at // KEY_PANEL, :, at % KEY_PANEL]
-            tree[2][first:stop] = values[at]
+            tree.keys[first:stop] = keys[:, at // KEY_PANEL, :, at % KEY_PANEL]
+            tree.values[first:stop] = values[at]
     attended = attended[0] if tree is None else xp.concatenate(attended)
     add_linear(attended.reshape(tokens, -1), weights.attention_output, x)
     normed, _ = rms_norm(x, weights.feed_forward_norm, block.epsilon)
@@ -124,20 +128,22 @@ def prepare_trunk(blocks, final_norm, output, heads, epsilon, layers=()):
     return PreparedTrunk(**{**vars(trunk), "graphs": Graphs()})
 
 
-def trunk_step(x, trunk, keys, values, start, cosine, sine, tree=None):
+def trunk_step(x, trunk, keys, values, start, cosine, sine, tree=None, steps=None):
     """As in `kernels/plain`. `transformer_block` explains `start`."""
     inputs = LayerInputs(trunk.layers)
     for i, (block, block_keys, block_values) in enumerate(
         zip(trunk.blocks, keys, values, strict=True)
     ):
         inputs.keep(i, x)
-        block_tree = None if tree is None else (tree[0], tree[1][i], tree[2][i])
-        transformer_block(x, block, block_keys, block_values, start, cosine, sine, block_tree)
+        block_tree = None if tree is None else tree.of_block(i)
+        transformer_block(
+            x, block, block_keys, block_values, start, cosine, sine, block_tree, steps
+        )
     inputs.keep(len(trunk.blocks), x)
     hidden, _ = rms_norm(x, trunk.final_norm, trunk.epsilon)
     return linear(hidden, trunk.output), inputs.beside(hidden)
 
 
-def batched_trunk_step(x, trunk, keys, values, stretches, cosine, sine):
+def batched_trunk_step(x, trunk, keys, values, stretches, cosine, sine, steps=None):
     """As in `kernels/plain`: correct, but the weights are read once per sequence."""
-    return each_stretch(trunk_step, x, trunk, keys, values, stretches, cosine, sine)
+    return each_stretch(trunk_step, x, trunk, keys, values, stretches, cosine, sine, steps)

@@ -4,6 +4,7 @@ the compiled kernels compute.
     norms.py          RMSNorm
     gates.py          SwiGLU and the gated update
     attention.py      rotary positions, causal softmax, attention over a cache
+    cache.py          how keys and values are stored in the cache
     loss.py           cross-entropy
     optimizer.py      AdamW
     quantize.py       rounding weights and activations to int4 and int8
@@ -20,7 +21,7 @@ normal use, float64 in tests that need more precision.
 
 Shapes use N rows, D hidden size, F intermediate size, V vocabulary, K inputs of a product, T
 tokens, H query heads, G key/value heads, C head_dim, S positions of the cache, M matrices, P
-parameters.
+parameters. Cached keys (G, N, C, P) are N panels of P positions.
 """
 
 from minimtp.kernels.plain.attention import (
@@ -89,6 +90,8 @@ from minimtp.kernels.plain.steps import (
     ranges,
     signed_extremes,
 )
+
+INT8_CACHE = False  # correct, but the bits of a row depend on the number of rows
 
 __all__ = [
     "Prepared", "PreparedBlock", "PreparedGatedStep", "PreparedTrunk",

@@ -3,8 +3,7 @@ cache.
 """
 
 from minimtp.backend import Array, array_module
-
-KEY_PANEL = 32  # positions whose cached keys are stored together
+from minimtp.kernels.plain.cache import in_order
 
 
 def rotate(x: Array, cos: Array, sin: Array) -> Array:
@@ -48,17 +47,6 @@ def causal_softmax_backward(grad: Array, probabilities: Array, scale: float) -> 
     grad *= probabilities
     grad *= grad.dtype.type(scale)
     return grad
-
-
-def key_panels(positions: int) -> int:
-    """Return the number of panels that hold the keys of this many positions."""
-    return -(-positions // KEY_PANEL)
-
-
-def in_order(keys: Array) -> Array:
-    """Join the panels of cached keys: (..., N, C, P) -> (..., C, N P), a copy."""
-    *outer, panels, head_dim, panel = keys.shape
-    return keys.swapaxes(-3, -2).reshape(*outer, head_dim, panels * panel)
 
 
 def cached_attention(q: Array, keys: Array, values: Array, start: int, scale: float) -> Array:

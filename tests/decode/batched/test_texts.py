@@ -87,11 +87,12 @@ def test_a_greedy_text_is_that_of_a_decoder_and_ends_where_it_ends(kind):
 
 
 @needs_numba
-def test_a_greedy_text_with_a_float16_cache_is_that_of_a_decoder_with_one():
+@pytest.mark.parametrize("kv_cache", ["float16", "int8"])
+def test_a_greedy_text_with_a_rounded_cache_is_that_of_a_decoder_with_one(kv_cache):
     model = random_model("int4")
     requests = [TextRequest(r.prompt, r.max_new_tokens) for r in some_requests()]
-    decoder = Decoder(model, DraftConfig("none"), kv_cache="float16")
-    runner = deploy(model.model, kv_cache="float16")[0]
+    decoder = Decoder(model, DraftConfig("none"), kv_cache=kv_cache)
+    runner = deploy(model.model, kv_cache=kv_cache)[0]
     for request, text in zip(requests, generate_texts(model, requests, runner=runner), strict=True):
         expected = decoder.generate(request.prompt, max_new_tokens=request.max_new_tokens)
         assert text.tokens == list(expected)

@@ -15,7 +15,7 @@ from minimtp.decode.rules.greedy import Greedy
 from minimtp.decode.rules.registry import RULES, make_rule
 from minimtp.decode.sampling.params import GREEDY, SamplingParams
 from minimtp.engine.tensor import no_grad
-from minimtp.kernels.plain.attention import in_order
+from minimtp.kernels.plain.cache import in_order
 from minimtp.model.heads import Heads
 from minimtp.quant.ptq.methods import round_to_nearest
 from minimtp.quant.qat.prepare import prepare_qat

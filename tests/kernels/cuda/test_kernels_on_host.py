@@ -21,7 +21,7 @@ from minimtp.kernels import cuda, plain
 from minimtp.kernels.cuda import packed_linear as cuda_products
 from minimtp.kernels.cuda import source as cuda_source
 from minimtp.kernels.ggml import blocks, five_bits
-from minimtp.kernels.plain.attention import KEY_PANEL, key_panels
+from minimtp.kernels.plain.cache import KEY_PANEL, key_panels
 from tests.kernels.both import normal
 from tests.kernels.samples import results, samples, terms
 from tests.strategies import matmul_sizes, weight_matrices

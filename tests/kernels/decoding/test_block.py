@@ -9,7 +9,8 @@ from minimtp.backend import numpy as np
 from minimtp.decode.model_runner import stretches
 from minimtp.decode.rules.tree import Tree
 from minimtp.kernels import plain
-from minimtp.kernels.plain.attention import in_order
+from minimtp.kernels.plain.cache import in_order
+from minimtp.kernels.plain.decoding.block import TreeArrays
 from tests.kernels.both import (
     CHANNELS,
     FAMILIES,
@@ -141,7 +142,7 @@ def test_a_row_of_a_tree_has_the_result_of_the_last_row_of_its_path_as_a_chain(
     cache = [part.astype(number) for part in random_cache(np.random.default_rng(11))]
     found, at, tree = x.copy(), start + np.array(form), Tree([0] * len(form), form)
     kernel.transformer_block(
-        found, block, *cache, start, cosine[at], sine[at], (stretches(form, start), *kept)
+        found, block, *cache, start, cosine[at], sine[at], TreeArrays(stretches(form, start), *kept)
     )
     for row in range(len(form)):
         path = [0, *tree.path_to(row)]

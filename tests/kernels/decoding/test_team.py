@@ -10,6 +10,7 @@ import pytest
 
 from minimtp.backend import numpy as np
 from minimtp.decode.model_runner import stretches
+from minimtp.kernels.plain.decoding.block import TreeArrays
 from tests.kernels.both import (
     CHANNELS,
     FAMILIES,
@@ -38,9 +39,10 @@ def step(trunk, rows, with_tree=False):
     tree = None
     if with_tree:
         kept = (len(keys), rows, GROUPS, CHANNELS)
-        tree = stretches(DEPTHS, start), np.zeros(kept, np.float32), np.zeros(kept, np.float32)
+        rows_kept = np.zeros(kept, np.float32), np.zeros(kept, np.float32)
+        tree = TreeArrays(stretches(DEPTHS, start), *rows_kept)
     found = cpu.trunk_step(x, trunk, keys, values, start, cosine, sine, tree)
-    return [array.tobytes() for array in (*found, keys, values, *(tree or ()))]
+    return [array.tobytes() for array in (*found, keys, values, *(tree[:3] if tree else ()))]
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -24,7 +24,7 @@ from minimtp.decode.drafters.tree_growth import grow
 from minimtp.decode.model_runner import ModelRunner
 from minimtp.decode.rules.rule import PerturbedArgmax, Rule, Scores, VocabularyScores
 from minimtp.decode.rules.tree import Tree
-from minimtp.kernels.plain.attention import KEY_PANEL
+from minimtp.kernels.plain.cache import KEY_PANEL
 from minimtp.kernels.plain.decoding.gated_head import (
     draft_chain,
     noise_of,

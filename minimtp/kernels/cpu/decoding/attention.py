@@ -9,21 +9,20 @@ rows. A softmax between the two products covers each row up to the row's own pos
 The result of a row does not depend on the number of rows in the call. Later positions get a
 probability of exactly zero, which does not change a sum.
 
-A float16 cache reaches the compiled code as the bits of its numbers (`numbers_of`). The tiles
-convert them as they read them, so a long text takes half the memory and half the time to read.
+A float16 cache reaches the compiled code as the bits of its numbers (`numbers_of`), an int8 cache
+as its codes and steps. The tiles convert numbers and codes as they read them. The scores and the
+probabilities are multiplied by the steps, which is less work than multiplying keys and values.
 """
-
-from numba import types
-from numba.extending import overload
 
 from minimtp.backend import numpy as np
 from minimtp.kernels.cpu.compiling import compiled, reassociate
-from minimtp.kernels.cpu.math import MIN_KEY, bits_of, exponential, float16_bits, float_of, in_order
+from minimtp.kernels.cpu.math import MIN_KEY, bits_of, exponential, float_of, in_order
 from minimtp.kernels.cpu.matrices.packed_linear import multiply_floats
 from minimtp.kernels.cpu.matrices.panels import PANEL
 from minimtp.kernels.cpu.matrices.vectors import ZEN
 
 ZERO, ONE = np.float32(0), np.float32(1)
+NO_STEPS = np.empty((2, 0, 0), np.float32)
 # Bytes between a load and the prefetched address. They were measured: on AMD's processors, and in
 # float32 while they fit the caches, values are read faster without prefetching.
 KEYS_AHEAD = 4096
@@ -42,6 +41,7 @@ def cached_attention(q, keys, values, start, scale):
         np.ascontiguousarray(numbers_of(values)),
         start,
         scale,
+        NO_STEPS,
         0,
         len(keys),
         out,
@@ -54,22 +54,12 @@ def numbers_of(cache):
     return cache.view(np.uint16) if cache.dtype == np.float16 else cache
 
 
-def as_stored(cache, x):
-    """Return the float32 number x as the cache stores it: itself, or the bits of a float16."""
-    raise NotImplementedError("only in compiled code")
-
-
-@overload(as_stored, inline="always")
-def _as_stored(cache, x):
-    if cache.dtype is types.uint16:
-        return lambda cache, x: float16_bits(x)
-    return lambda cache, x: x
-
-
 @compiled
-def attend(q, keys, values, start, scale, first_group, stop_group, out):
+def attend(q, keys, values, start, scale, steps, first_group, stop_group, out):
     """Write `cached_attention` of q (G, T * H/G, C) to out (T, H, C), for the groups from
     `first_group` to before `stop_group`. Rows of a group are ordered by token, then by head.
+
+    steps: (2, G, N P) of an int8 cache, empty for others.
     """
     (groups, rows, head_dim), panels, new = q.shape, keys.shape[1], out.shape[0]
     shared, length = rows // new, start + new
@@ -78,6 +68,7 @@ def attend(q, keys, values, start, scale, first_group, stop_group, out):
         or length > min(panels * PANEL, values.shape[0])
         or keys.shape != (groups, panels, head_dim, PANEL)
         or groups * shared != out.shape[1]
+        or (steps.size > 0 and steps.shape != (2, groups, panels * PANEL))
     ):
         raise ValueError("cached_attention: the cache does not fit the queries")
     scores = np.empty((rows, (length + PANEL - 1) // PANEL * PANEL), np.float32)
@@ -89,7 +80,11 @@ def attend(q, keys, values, start, scale, first_group, stop_group, out):
         for first in range(0, length, PANEL):
             at = (group * panels * PANEL + first) * head_dim
             multiply_floats(q[group], all_keys, at, PANEL, head_dim, scores, first, KEYS_AHEAD)
+        if steps.size > 0:
+            _multiply_columns(scores, steps[0, group], length)
         _softmax(scores, start, shared, np.float32(scale), inverses)
+        if steps.size > 0:
+            _multiply_columns(scores, steps[1, group], length)
         if head_dim % PANEL == 0:
             for channel in range(0, head_dim, PANEL):
                 at = group * head_dim + channel
@@ -106,6 +101,13 @@ def attend(q, keys, values, start, scale, first_group, stop_group, out):
                     out[t, group * shared + head, c] = (
                         sums[t * shared + head, c] * inverses[t * shared + head]
                     )
+
+
+@compiled
+def _multiply_columns(scores, factors, count):
+    for row in range(scores.shape[0]):
+        for s in range(count):
+            scores[row, s] *= factors[s]
 
 
 @compiled(fastmath=reassociate)

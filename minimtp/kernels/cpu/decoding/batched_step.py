@@ -19,13 +19,15 @@ from minimtp.kernels.cpu.matrices.panels import PANEL
 from minimtp.kernels.cpu.norms import normalize
 
 
-def batched_trunk_step(x, trunk, keys, values, stretches, cosine, sine):
+def batched_trunk_step(x, trunk, keys, values, stretches, cosine, sine, steps=None):
     hidden = np.empty_like(x)
     logits = np.empty((len(stretches), trunk.vocabulary), np.float32)
+    if steps is None:
+        steps = np.empty((*keys.shape[:2], 2, 0, 0), np.float32)
     _batched_trunk_step(
         x, *trunk.weights, trunk.kinds, trunk.sizes, trunk.epsilon, numbers_of(keys),
-        numbers_of(values), stretches, cosine, sine, trunk.final_norm, hidden, trunk.output_kind,
-        trunk.output, logits,
+        numbers_of(values), steps, stretches, cosine, sine, trunk.final_norm, hidden,
+        trunk.output_kind, trunk.output, logits,
     )  # fmt: skip
     return logits, hidden
 
@@ -47,6 +49,7 @@ def _batched_trunk_step(
     epsilon,
     keys,
     values,
+    steps,
     stretches,
     cosine,
     sine,
@@ -80,7 +83,7 @@ def _batched_trunk_step(
         )
         normalize_heads(joined_heads, query_norm[i], key_norm[i], epsilon, groups, 0, groups)
         _attend_in_each_sequence(
-            joined_heads, keys, values, i, stretches, cosine, sine,
+            joined_heads, keys, values, steps, i, stretches, cosine, sine,
             attended.reshape(rows, heads, head_dim),
         )  # fmt: skip
         add_outputs(
@@ -122,7 +125,7 @@ def _require_fitting(rows, layers, sizes, keys, values, stretches, cosine, sine)
 
 
 @compiled
-def _attend_in_each_sequence(joined, keys, values, layer, stretches, cosine, sine, attended):
+def _attend_in_each_sequence(joined, keys, values, steps, layer, stretches, cosine, sine, attended):
     """Write the attention of joined (T, H + 2G, C) to attended (T, H, C), and the keys and values
     to the caches of `layer`.
     """
@@ -130,6 +133,6 @@ def _attend_in_each_sequence(joined, keys, values, layer, stretches, cosine, sin
         first, stop, sequence, start = stretches[m]
         at = slice(first, stop)
         attend_to_cache(
-            joined[at], cosine[at], sine[at], keys[sequence, layer], values[sequence, layer], start,
-            0, keys.shape[2], attended[at],
+            joined[at], cosine[at], sine[at], keys[sequence, layer], values[sequence, layer],
+            steps[sequence, layer], start, 0, keys.shape[2], attended[at],
         )  # fmt: skip

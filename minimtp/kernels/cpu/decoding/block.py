@@ -15,30 +15,42 @@ from dataclasses import dataclass
 
 from minimtp.backend import numpy as np
 from minimtp.kernels.cpu.compiling import compiled
-from minimtp.kernels.cpu.decoding.attention import as_stored, attend, numbers_of
+from minimtp.kernels.cpu.decoding.attention import attend
+from minimtp.kernels.cpu.decoding.stored_rows import store_row
 from minimtp.kernels.cpu.decoding.team import meet, share
 from minimtp.kernels.cpu.gates import swiglu_columns
 from minimtp.kernels.cpu.matrices.packed_linear import multiply
 from minimtp.kernels.cpu.matrices.panels import PANEL
 from minimtp.kernels.cpu.norms import normalize
+from minimtp.kernels.plain.decoding.block import TreeArrays
 
 
-def no_tree(*blocks):
-    """Return the empty tree arguments of a chain of rows. `blocks` is the number of blocks, if the
-    call computes several.
+def without_tree(*blocks):
+    """Return the empty arrays of a chain of rows in a cache that is not int8: the steps, and those
+    of a tree. `blocks` is the number of blocks, if the call computes several.
     """
-    return np.empty((0, 3), np.int64), *(np.empty((*blocks, 0, 0, 0), np.float32) for _ in range(2))
+    steps, rows = (np.empty((*blocks, count, 0, 0), np.float32) for count in (2, 0))
+    return steps, TreeArrays(np.empty((0, 3), np.int64), rows, rows, rows)
 
 
-def compiled_cache(keys, values, tree):
-    """Return keys, values and the arrays of a tree as compiled code takes them (attention.py)."""
-    stretches, *kept = tree
-    if keys.dtype != np.float16:
-        return keys, values, stretches, *kept
-    return numbers_of(keys), numbers_of(values), stretches, *(a.view(np.uint16) for a in kept)
+def compiled_cache(keys, values, steps, tree, empty):
+    """Return keys, values, steps and the arrays of a tree as compiled code takes them: float16
+    numbers as their bits, and arrays of `empty`, the result of `without_tree`, for None.
+    """
+    no_steps, no_tree = empty
+    stretches, kept_keys, kept_values, kept_steps = tree or no_tree
+    if steps is None:
+        steps, kept_steps = no_steps, no_tree.steps
+    if keys.dtype == np.float32:
+        return keys, values, steps, stretches, kept_keys, kept_values, kept_steps
+    bits = np.uint16 if keys.dtype == np.float16 else np.int8
+    keys, values, kept_keys, kept_values = (
+        array.view(bits) for array in (keys, values, kept_keys, kept_values)
+    )
+    return keys, values, steps, stretches, kept_keys, kept_values, kept_steps
 
 
-NO_TREE = no_tree()
+WITHOUT_TREE = without_tree()
 NOTHING = np.empty(0, np.float32)  # shared with other threads
 ALONE = np.zeros(1, np.int64), 0, 1  # meeting, rank and size of a team of one
 
@@ -67,13 +79,13 @@ def _vector(vector):
     return np.empty(0, np.float32) if vector is None else np.array(vector, np.float32)
 
 
-def transformer_block(x, block, keys, values, start, cosine, sine, tree=None):
+def transformer_block(x, block, keys, values, start, cosine, sine, tree=None, steps=None):
     attended_width = block.sizes[0] * values.shape[2]
     shared = shared_arrays(NOTHING, np.empty_like(x), attended_width, block.sizes)
-    keys, values, *tree = compiled_cache(keys, values, tree or NO_TREE)
+    keys, values, steps, *tree = compiled_cache(keys, values, steps, tree, WITHOUT_TREE)
     compiled_block(
-        x, *block.weights, block.kinds, block.sizes, block.epsilon, keys, values, start, cosine,
-        sine, *tree, *shared, *ALONE,
+        x, *block.weights, block.kinds, block.sizes, block.epsilon, keys, values, steps, start,
+        cosine, sine, *tree, *shared, *ALONE,
     )  # fmt: skip
 
 
@@ -128,12 +140,14 @@ def compiled_block(
     epsilon,
     keys,
     values,
+    steps,
     start,
     cosine,
     sine,
     stretches,
     kept_keys,
     kept_values,
+    kept_steps,
     joined,
     attended,
     gates,
@@ -179,8 +193,8 @@ def compiled_block(
             raise ValueError("transformer_block: the rows do not fit the cache")
         at = slice(first, stop)
         attend_to_cache(
-            joined_heads[at], cosine[at], sine[at], keys, values, position, first_group, stop_group,
-            attended_heads[at],
+            joined_heads[at], cosine[at], sine[at], keys, values, steps, position, first_group,
+            stop_group, attended_heads[at],
         )  # fmt: skip
         if not chain:
             for t in range(stop - first):
@@ -188,6 +202,8 @@ def compiled_block(
                     panel, place = divmod(position + t, PANEL)
                     kept_keys[first + t, g] = keys[g, panel, :, place]
                     kept_values[first + t, g] = values[position + t, g]
+                    if steps.size > 0:
+                        kept_steps[first + t, :, g] = steps[:, g, position + t]
     meet(meeting, size)
     add_outputs(
         x, attended, attention_output, feed_forward_norm, gate_up, down, kinds, inner_width,
@@ -230,15 +246,17 @@ def normalize_heads(joined, query_norm, key_norm, epsilon, groups, first_group, 
 
 @compiled
 def attend_to_cache(
-    joined, cosine, sine, keys, values, position, first_group, stop_group, attended
+    joined, cosine, sine, keys, values, steps, position, first_group, stop_group, attended
 ):
     """Write the keys and values of some groups in joined (T, H + 2G, C) to the cache, from
     `position` on, and what their queries find in it to attended (T, H, C).
     """
     (rows, together, head_dim), groups = joined.shape, keys.shape[0]
     q = np.empty((groups, rows * (together // groups - 2), head_dim), np.float32)
-    rotate_and_store(joined, cosine, sine, q, keys, values, position, first_group, stop_group)
-    attend(q, keys, values, position, head_dim**-0.5, first_group, stop_group, attended)
+    rotate_and_store(
+        joined, cosine, sine, q, keys, values, steps, position, first_group, stop_group
+    )
+    attend(q, keys, values, position, head_dim**-0.5, steps, first_group, stop_group, attended)
 
 
 @compiled
@@ -303,12 +321,13 @@ def add(x, y):
 
 
 @compiled
-def rotate_and_store(joined, cosine, sine, q, keys, values, start, first_group, stop_group):
+def rotate_and_store(joined, cosine, sine, q, keys, values, steps, start, first_group, stop_group):
     """Write the rotated queries of some groups to q (G, T * H/G, C). Write their rotated keys and
     their values to the cache, from position `start` on.
     """
     (rows, _, head_dim), groups = joined.shape, q.shape[0]
     shared, halves = q.shape[1] // rows, head_dim // 2
+    key = np.empty(head_dim, np.float32)
     for t in range(rows):
         panel, place = divmod(start + t, PANEL)
         for g in range(max(first_group, 0), stop_group):
@@ -321,10 +340,7 @@ def rotate_and_store(joined, cosine, sine, q, keys, values, start, first_group, 
             head = groups * shared + g
             for j in range(halves):
                 even, odd = joined[t, head, 2 * j], joined[t, head, 2 * j + 1]
-                first = even * cosine[t, j] - odd * sine[t, j]
-                second = even * sine[t, j] + odd * cosine[t, j]
-                keys[g, panel, 2 * j, place] = as_stored(keys, first)
-                keys[g, panel, 2 * j + 1, place] = as_stored(keys, second)
-            head += groups
-            for c in range(head_dim):
-                values[start + t, g, c] = as_stored(values, joined[t, head, c])
+                key[2 * j] = even * cosine[t, j] - odd * sine[t, j]
+                key[2 * j + 1] = even * sine[t, j] + odd * cosine[t, j]
+            store_row(key, keys[g, panel, :, place], steps[0], g, start + t)
+            store_row(joined[t, head + groups], values[start + t, g], steps[1], g, start + t)

@@ -10,10 +10,10 @@ from minimtp.kernels.cpu.decoding.block import (
     NOTHING,
     compiled_block,
     compiled_cache,
-    no_tree,
     numbers_shared,
     prepare_block,
     shared_arrays,
+    without_tree,
 )
 from minimtp.kernels.cpu.decoding.team import Team, meet, share
 from minimtp.kernels.cpu.matrices.packed_linear import multiply
@@ -33,7 +33,7 @@ class PreparedTrunk:
     output_kind: int
     vocabulary: int
     epsilon: float
-    no_tree: tuple
+    empty: tuple  # of `without_tree`
     layers: np.ndarray  # int64 (F,), whose inputs a step returns
     graphs: None = None  # only the GPU records passes
     team: Team | None = None  # of threads that compute a pass together
@@ -58,7 +58,7 @@ def prepare_trunk(blocks, final_norm, output, heads, epsilon, layers=()):
         output.kind,
         output.rows,
         epsilon,
-        no_tree(len(blocks)),
+        without_tree(len(blocks)),
         np.array(layers, np.int64),
     )
 
@@ -77,15 +77,16 @@ def with_threads(trunk, count):
     return replace(trunk, team=Team(count) if count > 1 and divides else None)
 
 
-def trunk_step(x, trunk, keys, values, start, cosine, sine, tree=None):
+def trunk_step(x, trunk, keys, values, start, cosine, sine, tree=None, steps=None):
     logits, hidden = np.empty((len(x), trunk.vocabulary), np.float32), np.empty_like(x)
     inputs = NO_INPUTS
     if len(trunk.layers):
         inputs = np.empty((len(x), len(trunk.layers), x.shape[1]), np.float32)
-    keys, values, *tree = compiled_cache(keys, values, tree or trunk.no_tree)
+    keys, values, steps, *tree = compiled_cache(keys, values, steps, tree, trunk.empty)
     arguments = (
-        *trunk.weights, trunk.kinds, trunk.sizes, trunk.epsilon, keys, values, start, cosine, sine,
-        trunk.layers, inputs, trunk.final_norm, trunk.output_kind, trunk.output, logits, *tree,
+        *trunk.weights, trunk.kinds, trunk.sizes, trunk.epsilon, keys, values, steps, start, cosine,
+        sine, trunk.layers, inputs, trunk.final_norm, trunk.output_kind, trunk.output, logits,
+        *tree,
     )  # fmt: skip
     if trunk.team is None or not _in_team(trunk, x, hidden, values.shape[3], arguments):
         _trunk_step(x, hidden, *arguments, NOTHING, *ALONE)
@@ -125,6 +126,7 @@ def _trunk_step(
     epsilon,
     keys,
     values,
+    steps,
     start,
     cosine,
     sine,
@@ -137,6 +139,7 @@ def _trunk_step(
     stretches,
     kept_keys,
     kept_values,
+    kept_steps,
     shared,
     meeting,
     rank,
@@ -152,8 +155,8 @@ def _trunk_step(
         compiled_block(
             x, attention_norm[i], qkv[i], attention_output[i], feed_forward_norm[i], gate_up[i],
             down[i], qkv_bias[i], query_norm[i], key_norm[i], kinds, sizes, epsilon, keys[i],
-            values[i], start, cosine, sine, stretches, kept_keys[i], kept_values[i], joined,
-            attended, gates, inner, outputs, meeting, rank, size,
+            values[i], steps[i], start, cosine, sine, stretches, kept_keys[i], kept_values[i],
+            kept_steps[i], joined, attended, gates, inner, outputs, meeting, rank, size,
         )  # fmt: skip
     _keep_input(keys.shape[0], x, layers, inputs, rank)
     normalize(x, final_norm, epsilon, hidden, np.empty(x.shape[0], np.float32))

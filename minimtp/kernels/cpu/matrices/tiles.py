@@ -48,6 +48,8 @@ from numba.extending import intrinsic
 from minimtp.kernels.cpu.matrices.panels import GROUP, PANEL, SCALE_BYTES
 from minimtp.kernels.cpu.matrices.vectors import (
     BYTE_MATRIX,
+    CODE_VECTOR,
+    CODES,
     DOTS,
     FLOAT,
     FLOAT_MATRIX,
@@ -103,7 +105,7 @@ def float_tile(rows, of_columns=False):
         out[out_row + r, out_column + j] =
             sum over k < depth of x[row + r, k] * w[start + k * stride + j]
 
-    w holds float32 numbers, or float16 numbers as their bits, uint16.
+    w holds float32 numbers, float16 numbers as their bits, uint16, or int8 codes.
     fetches: 1 to prefetch the panel (stride 32), 0 to leave that to the processor, more to prefetch
     what lies so many bytes ahead. Tiles with fewer than FEWEST_FETCHING rows never prefetch.
     of_columns: the rows are columns of x (n, T).
@@ -113,10 +115,11 @@ def float_tile(rows, of_columns=False):
     def tile(typing_context, x, row, w, start, stride, depth, out, out_row, out_column, fetches):
         if not fit((x, out), (FLOAT_MATRIX, FLOAT_MATRIX)):
             return None
-        is_half = fit((w,), (HALF_VECTOR,))
-        if not is_half and not fit((w,), (FLOAT_VECTOR,)):
+        formats = (FLOAT_VECTOR, FLOATS, 4), (HALF_VECTOR, HALFS, 2), (CODE_VECTOR, CODES, 1)
+        fitting = [stored for kind, *stored in formats if fit((w,), (kind,))]
+        if not fitting:
             return None
-        item_bytes = 2 if is_half else 4
+        loaded_kind, item_bytes = fitting[0]
         vector_bytes = item_bytes * LANES
         integer = types.intp
         kinds = (x, integer, w, integer, integer, integer, out, integer, integer, integer)
@@ -149,10 +152,10 @@ def float_tile(rows, of_columns=False):
                     )
                     if rows >= FEWEST_FETCHING:
                         _fetch(emit, fetches, here, vector_bytes * len(part), ahead, cache)
-                    kind = HALFS if is_half else FLOATS
-                    loaded = [emit.load(kind, here, vector_bytes * c) for c in range(len(part))]
-                    if is_half:
-                        loaded = [emit.float16_to_float32(vector) for vector in loaded]
+                    loaded = [
+                        emit.as_float32(emit.load(loaded_kind, here, vector_bytes * c))
+                        for c in range(len(part))
+                    ]
                     for r in range(rows):
                         activation = emit.load_everywhere(FLOAT, x_rows[r], emit.times(k, next_k))
                         for total, weight in zip(totals[r], loaded, strict=True):

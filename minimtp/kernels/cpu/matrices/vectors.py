@@ -43,7 +43,7 @@ NEAREST, SECOND = 3, 2  # caches, as LLVM numbers them
 
 INT64, INT32, INT8, FLOAT = ir.IntType(64), ir.IntType(32), ir.IntType(8), ir.FloatType()
 FLOATS, INTS = ir.VectorType(FLOAT, LANES), ir.VectorType(INT32, LANES)
-HALFS = ir.VectorType(ir.IntType(16), LANES)
+HALFS, CODES = (ir.VectorType(ir.IntType(bits), LANES) for bits in (16, 8))
 SHORTS, BYTES = ir.VectorType(ir.IntType(16), 2 * LANES), ir.VectorType(INT8, 4 * LANES)
 FLAGS = ir.VectorType(ir.IntType(1), 4 * LANES)  # one for each of BYTES
 
@@ -51,6 +51,7 @@ FLOAT_MATRIX, INT_MATRIX = types.Array(types.float32, 2, "C"), types.Array(types
 SHORT_MATRIX, CODE_MATRIX = types.Array(types.int16, 2, "C"), types.Array(types.int8, 2, "C")
 BYTE_MATRIX, FLOAT_VECTOR = types.Array(types.uint8, 2, "C"), types.Array(types.float32, 1, "C")
 HALF_VECTOR = types.Array(types.uint16, 1, "C")  # the bits of float16 numbers
+CODE_VECTOR = types.Array(types.int8, 1, "C")
 
 
 def fit(given, expected):
@@ -191,6 +192,12 @@ class Emitter:
 
     def constant(self, kind, value):
         return ir.Constant(kind, [value] * kind.count)
+
+    def as_float32(self, x):
+        """Convert FLOATS, HALFS or CODES to FLOATS."""
+        if x.type == CODES:
+            return self.builder.sitofp(self.builder.sext(x, INTS), FLOATS)
+        return self.float16_to_float32(x) if x.type == HALFS else x
 
     def float16_to_float32(self, x):
         """Convert float16 numbers, stored as HALFS (shorts), to FLOATS."""

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from minimtp.backend import Array, array_module
-from minimtp.kernels.plain.attention import KEY_PANEL, cached_attention, rotate
+from minimtp.kernels.plain.attention import cached_attention, rotate
+from minimtp.kernels.plain.cache import KEY_PANEL, as_stored, decoded
 from minimtp.kernels.plain.gates import swiglu
 from minimtp.kernels.plain.norms import rms_norm
 from minimtp.kernels.plain.packed_linear import Prepared, linear
-
-LARGEST_FLOAT16 = 65504.0
 
 
 class BlockWeights(NamedTuple):
@@ -31,6 +30,21 @@ class BlockWeights(NamedTuple):
     qkv_bias: Array | None = None  # ((H + 2G) C,)
     query_norm: Array | None = None  # (C,), if every query head and key head is normalized
     key_norm: Array | None = None  # (C,)
+
+
+class TreeArrays(NamedTuple):
+    """The arguments of a draft tree, explained in `transformer_block`. For a whole trunk, keys,
+    values and steps begin with an axis of its L blocks.
+    """
+
+    stretches: Array  # int64 (number, 3)
+    keys: Array  # (T, G, C), as in the cache
+    values: Array  # (T, G, C)
+    steps: Array | None = None  # float32 (T, 2, G), of an int8 cache
+
+    def of_block(self, i: int) -> "TreeArrays":
+        steps = None if self.steps is None else self.steps[i]
+        return TreeArrays(self.stretches, self.keys[i], self.values[i], steps)
 
 
 @dataclass(frozen=True)
@@ -58,30 +72,31 @@ def transformer_block(
     start: int,
     cosine: Array,
     sine: Array,
-    tree: tuple[Array, Array, Array] | None = None,
+    tree: TreeArrays | None = None,
+    steps: Array | None = None,
 ) -> None:
     """A whole block on T new tokens:  x += Attention(norm(x));  x += FeedForward(norm(x)).  All IN
     PLACE.
 
     x (T, D) is overwritten. The tokens' keys and values are written to positions start..start+T-1
-    of the cache, keys (G, N, C, P) and values (S, G, C), of the type of x or float16, to which they
-    are rounded. Its positions before `start` hold the past.
+    of the cache, keys (G, N, C, P) and values (S, G, C), of the type of x, float16 or int8, to
+    which they are rounded. Its positions before `start` hold the past.
     cosine and sine (T, C/2) rotate to the positions from `start`. All arrays are contiguous.
+    steps: float32 (2, G, N P), of the keys and of the values of an int8 cache.
 
-    tree: (stretches, tree keys, tree values) if the tokens are a tree in depth-first order instead
-    of a chain. A stretch is a chain of rows, int64 (first row, row after the last, position of the
-    first). The cache serves as the walk's stack: a row is written to the position of its depth.
+    tree: if the tokens are a tree in depth-first order instead of a chain. A stretch is a chain of
+    rows, int64 (first row, row after the last, position of the first). The cache serves as the
+    walk's stack: a row is written to the position of its depth.
     When a stretch has been written, the positions before it hold its ancestors, because rows
     written since then lie deeper. So each row attends to exactly the numbers that it would attend
     to in a chain. The walk overwrites positions, so the keys and values of all rows are also copied
-    to `tree keys` and `tree values`, (T, G, C) each. cosine and sine rotate each row to its own
-    position.
+    to the tree's own arrays. cosine and sine rotate each row to its own position.
 
     Raises ValueError if the rows do not fit the cache.
     """
     rows = len(x)
     room, kv_heads, head_dim = values.shape
-    stretches = [(0, rows, start)] if tree is None else tree[0].tolist()
+    stretches = [(0, rows, start)] if tree is None else tree.stretches.tolist()
     if start < 0 or any(position + stop - first > room for first, stop, position in stretches):
         raise ValueError(f"{rows} rows after {start} do not fit a cache of {room}")
     weights = block.weights
@@ -97,32 +112,28 @@ def transformer_block(
     new_values = joined[0, :, block.heads + kv_heads :]
     if block.quantize_kv is not None:
         new_keys, new_values = block.quantize_kv(new_keys), block.quantize_kv(new_values)
-    new_keys, new_values = as_stored(new_keys, keys.dtype), as_stored(new_values, keys.dtype)
+    xp = array_module(x)
+    new_keys, key_steps = as_stored(new_keys, keys.dtype)
+    new_values, value_steps = as_stored(new_values, keys.dtype)
+    new_steps = None if steps is None else xp.stack([key_steps, value_steps], axis=1)  # (T, 2, G)
     outputs = []
     for first, stop, position in stretches:
-        at = array_module(x).arange(position, position + stop - first)
+        at = xp.arange(position, position + stop - first)
         keys[:, at // KEY_PANEL, :, at % KEY_PANEL] = new_keys[first:stop]
         values[at] = new_values[first:stop]
-        outputs.append(
-            cached_attention(queries[first:stop], keys, values, position, head_dim**-0.5)
-        )
+        if steps is not None:
+            steps[:, :, at] = new_steps[first:stop].transpose(1, 2, 0)
+        cache = (keys, values) if steps is None else decoded(keys, values, steps)
+        outputs.append(cached_attention(queries[first:stop], *cache, position, head_dim**-0.5))
     if tree is not None:
-        _, tree_keys, tree_values = tree
-        tree_keys[...] = new_keys
-        tree_values[...] = new_values
-    attended = array_module(x).concatenate(outputs) if tree else outputs[0]  # (T, H, C)
+        tree.keys[...] = new_keys
+        tree.values[...] = new_values
+        if steps is not None:
+            tree.steps[...] = new_steps
+    attended = xp.concatenate(outputs) if tree else outputs[0]  # (T, H, C)
     x += linear(attended.reshape(rows, -1), weights.attention_output)
     normed, _ = rms_norm(x, weights.feed_forward_norm, block.epsilon)
     x += linear(swiglu(linear(normed, weights.gate_up)), weights.down)
-
-
-def as_stored(x: Array, dtype: object) -> Array:
-    """Return numbers in the type of the cache. Magnitudes above 65,504, the largest in float16,
-    become 65,504 there.
-    """
-    if dtype == "float16":
-        x = x.clip(-LARGEST_FLOAT16, LARGEST_FLOAT16)
-    return x.astype(dtype, copy=False)
 
 
 def normalize_heads(joined: Array, block: PreparedBlock) -> None:
@@ -180,19 +191,23 @@ def trunk_step(
     start: int,
     cosine: Array,
     sine: Array,
-    tree: tuple[Array, Array, Array] | None = None,
+    tree: TreeArrays | None = None,
+    steps: Array | None = None,
 ) -> tuple[Array, Array]:
     """T new tokens through every block, the final norm and the output -> logits (T, V), hidden (T,
     (1 + F) D): the state after the final norm, and the inputs of the F layers of the trunk.
 
     x (T, D) is overwritten. keys (L, G, N, C, P) and values (L, S, G, C) are the caches of the L
-    blocks. Tree keys and tree values are (L, T, G, C). The rest is as in `transformer_block`.
+    blocks, and steps (L, 2, G, N P) belong to int8 caches. The rest is as in `transformer_block`.
     """
     inputs = LayerInputs(trunk.layers)
     for i, block in enumerate(trunk.blocks):
         inputs.keep(i, x)
-        block_tree = None if tree is None else (tree[0], tree[1][i], tree[2][i])
-        transformer_block(x, block, keys[i], values[i], start, cosine, sine, block_tree)
+        block_tree = None if tree is None else tree.of_block(i)
+        block_steps = None if steps is None else steps[i]
+        transformer_block(
+            x, block, keys[i], values[i], start, cosine, sine, block_tree, block_steps
+        )
     inputs.keep(len(trunk.blocks), x)
     hidden, _ = rms_norm(x, trunk.final_norm, trunk.epsilon)
     return linear(hidden, trunk.output), inputs.beside(hidden)
