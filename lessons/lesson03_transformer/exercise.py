@@ -4,7 +4,7 @@ pytest --mine tests/kernels/decoding/test_attention.py
 """
 
 from minimtp.backend import Array, array_module  # noqa: F401  (array_module returns numpy or cupy)
-from minimtp.kernels.plain.cache import in_order  # noqa: F401  (for your cached_attention)
+from minimtp.kernels.plain.cache import joined_panels  # noqa: F401  (for your cached_attention)
 
 
 def cached_attention(q: Array, keys: Array, values: Array, start: int, scale: float) -> Array:
@@ -14,7 +14,7 @@ def cached_attention(q: Array, keys: Array, values: Array, start: int, scale: fl
     N P >= start + T, scale > 0 -> (T, H, C).
     Grouped-query attention (Ainslie et al. 2023, arXiv 2305.13245): query head h uses key/value
     head h // (H // G). The scores are the dot products times `scale`. Positions after start+T-1
-    are not read.
+    do not influence the result.
     """
     raise NotImplementedError(
         "lesson 3: scores, causal mask, softmax and the weighted sum of values, for every head"

@@ -154,8 +154,9 @@ def add_kv_cache(parser: Parser) -> None:
         "--kv-cache",
         choices=KV_CACHES,
         default="float32",
-        help="number format of the KV cache (default: float32); float16 and int8 round keys and "
-        "values a little, and long texts then need less memory and time; only on the CPU",
+        help="number format of the KV cache (default: float32, or that of a model trained with "
+        "another); float16 and int8 round keys and values a little, and long texts then need less "
+        "memory and time; only on the CPU",
     )
 
 

@@ -23,8 +23,8 @@ A draft tree has several rows for one position, so its rows are stored separatel
 a path is accepted. The rows of that path are then appended.
 
 The numbers have the type of the model's, or are rounded to float16 or int8. A long text then takes
-half or a quarter of the memory, and plain decoding, which reads all of it for every token, less
-time.
+half or about a quarter of the memory, and plain decoding, which reads all of it for every token,
+less time.
 
 Layout: for each layer, keys (G, N, C, P) and values (S, G, C), with G key/value heads, C numbers
 per head, S positions, and N panels of P = 32 positions. The dot products of a query with the keys

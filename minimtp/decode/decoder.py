@@ -120,9 +120,9 @@ class Decoder:
     decoder that was pickled, is made anew from the loaded model. threads: of the processor that
     compute a forward pass (default: as many as are fastest, which is measured). kv_cache: the
     numbers in which keys and values are stored. "float16" and "int8", only on the CPU, round them,
-    which changes the model a little; long texts then take half or a quarter of the memory, and less
-    time. A model that was trained with an int8 cache has one in any case. Raises UserError if
-    `draft`, `context_length` or `kv_cache` does not fit the model.
+    which changes the model a little; long texts then take half or about a quarter of the memory,
+    and less time. On the CPU, a model that was trained with an int8 cache always has one. Raises
+    UserError if `draft`, `context_length` or `kv_cache` does not fit the model.
     """
 
     @checked_arguments(

@@ -12,9 +12,10 @@ holds for up to 64 tokens per pass and for float matrices whose sizes are multip
 the last bits depend on cuBLAS.)
 
 Some models round in a way that no compiled kernel implements: inputs with one scale per token,
-grids without kernels, int4 KV caches. Plain matmuls compute those. Their bits depend on the
-number of rows, and the last bit can move a number to the next code. So such a model processes its
-tokens one by one. That is slow, but verification then computes the same numbers as plain decoding.
+grids without kernels, int4 KV caches, int8 KV caches without Numba. Plain matmuls compute those.
+Their bits depend on the number of rows, and the last bit can move a number to the next code. So
+such a model processes its tokens one by one. That is slow, but verification then computes the same
+numbers as plain decoding.
 """
 
 from collections.abc import Iterable, Sequence
@@ -68,9 +69,9 @@ class ModelRunner:
     model: the trunk with its heads, if they are to draft. All of it decodes with the same `kernel`.
     layers: F trunk layers whose inputs a drafter reads. `hidden` then has W = (1 + F) D columns:
     the final state and these.
-    kv_cache: number format of the cache, "float16" or "int8", or None for that of the model: of its
-    numbers, or int8 if it was trained with such a cache.
-    Raises UserError for such a cache on a GPU, and TypeError for a fake-quantized model, which
+    kv_cache: number format of the cache, "float16" or "int8", or None for that of the model's
+    numbers. On the CPU, a model that was trained with an int8 cache always has one.
+    Raises UserError for a format on a GPU, and TypeError for a fake-quantized model, which
     must be converted first.
     """
 
@@ -89,10 +90,10 @@ class ModelRunner:
         self.final_norm = trunk.final_norm.weight.data  # (D,)
         self._xp = xp = array_module(self.final_norm)
         kernel = kernels.for_array(self.final_norm)
-        if trunk.blocks[0].attention.cache == "int8" and kernel.INT8_CACHE:
+        if stores_int8(trunk.blocks[0], xp):
             kv_cache = "int8"
-        # Without exact kernels the plain ones decode, one row at a time. With int8 caches, too: a
-        # difference in the last bit of a key could change its code.
+        # Without exact kernels the plain ones decode, one row at a time. Plain kernels with an int8
+        # cache do so, too: a difference in the last bit of a key could change its code.
         self.rows_at_once = are_exact(kernel, model or trunk)
         self.rows_at_once &= kv_cache != "int8" or kernel.INT8_CACHE
         self.kernel = kernel = kernel if self.rows_at_once else kernels.plain
@@ -232,7 +233,13 @@ class ModelRunner:
     def clone(self, kv_cache: str | None = None) -> "ModelRunner":
         """Return a runner with the same weights and its own empty cache, of the same numbers or
         those of `kv_cache`.
+
+        Raises ValueError if other numbers need other kernels.
         """
+        if kv_cache not in (None, str(self.cache.values.dtype)) and not (
+            self.rows_at_once and self.kernel.INT8_CACHE and self.cache.steps is None
+        ):
+            raise ValueError(f"this runner cannot have a cache of {kv_cache}")
         other = copy(self)
         other.cache = empty_like(self.cache, self.cache.context_length, kv_cache)
         return other
@@ -299,14 +306,10 @@ class BlockRunner:
 
     def __init__(self, block: Block, config: ModelConfig, kernel: ModuleType) -> None:
         self._kernel = kernel
-        self._prepared = kernel.prepare_block(
+        prepared = kernel.prepare_block(
             prepare_weights(block, kernel), config.num_heads, config.norm_eps
         )
-        self.cache_type = None  # the model's numbers
-        if block.attention.cache == "int8" and kernel.INT8_CACHE:
-            self.cache_type = "int8"
-        else:
-            self._prepared = _with_cache_of(self._prepared, block)
+        self._prepared = _with_cache_of(prepared, block)
 
     def forward(
         self, x: Array, cache: KeyValueCache, layer: int, cosine: Array, sine: Array
@@ -319,6 +322,13 @@ class BlockRunner:
         self._kernel.transformer_block(
             x, self._prepared, keys, values, cache.length, cosine, sine, steps=steps
         )
+
+
+def stores_int8(block: Block, xp: ModuleType) -> bool:
+    """Return whether the block decodes with int8 codes in its cache. On a GPU, there are rounded
+    floats instead.
+    """
+    return block.attention.cache == "int8" and xp is np
 
 
 def are_exact(kernel: ModuleType, model: Module) -> bool:
@@ -361,9 +371,13 @@ def stretches(depths: Sequence[int], start: int) -> np.ndarray:
 
 
 def _with_cache_of(prepared: Any, block: Block) -> Any:
-    """Let a prepared block quantize its keys and values as the block's attention does."""
-    quantize_kv = block.attention.quantize_kv
-    return prepared if quantize_kv is None else replace(prepared, quantize_kv=quantize_kv)
+    """Let a prepared block round its keys and values as the block's attention does, unless an int8
+    cache does that.
+    """
+    quantize_kv, xp = block.attention.quantize_kv, array_module(block.attention_norm.weight.data)
+    if quantize_kv is None or stores_int8(block, xp):
+        return prepared
+    return replace(prepared, quantize_kv=quantize_kv)
 
 
 def _concatenate(outputs: Iterable[ForwardOutput]) -> ForwardOutput:

@@ -52,7 +52,8 @@ def from_run(path: str | Path) -> tuple[list[Candidate], Hardware, str, dict[str
     )
     drafted = tuple(trials[-1].drafted) if trials else ()
     measured = MeasuredCost(passes, loop, 0.0, start, each, drafted)
-    weights, cache = weight_bytes(loaded.model), target.cache.nbytes / target.context_length
+    weights, context = weight_bytes(loaded.model), target.context_length
+    cache = target.cache_bytes(context) / context
     candidates = [Candidate(PLAIN, weights, cache, lambda devices: measured)]
     if trials:
         shares = [None if share != share else share for share in trials[-1].acceptance]

@@ -121,7 +121,8 @@ def forward_of(model: Model) -> Compute:
     if any(isinstance(module, FakeQuantizedMatrix) for _, module in trunk.named_modules()):
         kernel = kernels.for_array(trunk.final_norm.weight.data)
         packed = convert(trunk)
-        if kernel is not kernels.plain and are_exact(kernel, packed):
+        is_float = packed.blocks[0].attention.cache == "float"  # else the last bit moves codes
+        if kernel is not kernels.plain and is_float and are_exact(kernel, packed):
             # Nobody needs the logits: this is the smallest output that the kernels compute.
             packed.output = packed.output_matrix.select(np.arange(GROUP))
             forward = _DecodingForward(ModelRunner(packed, layers=model.layers))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from minimtp.decode.cache import Int8KeyValueCache, KeyValueCache, bytes_for, enlarged
 from minimtp.decode.model_runner import ModelRunner
 from minimtp.kernels import plain
-from minimtp.kernels.plain.cache import KEY_PANEL, decoded, in_order
+from minimtp.kernels.plain.cache import KEY_PANEL, decoded, joined_panels
 from tests.decode.drafters.helpers import SHAPE, model_with
 
 LAYERS, CONTEXT, HEADS, HEAD_DIM = 2, 40, 2, 4  # two panels of keys
@@ -52,7 +52,7 @@ def test_after_any_appends_and_truncations_the_cache_holds_the_rows_of_a_plain_l
         for layer in range(LAYERS):
             keys, values = cache.layer(layer)
             wanted = np.array([row[layer] for row in expected]).reshape(-1, HEADS, HEAD_DIM)
-            found = in_order(keys)[:, :, : cache.length].transpose(2, 0, 1)  # (T, G, C)
+            found = joined_panels(keys)[:, :, : cache.length].transpose(2, 0, 1)  # (T, G, C)
             np.testing.assert_array_equal(found, wanted)
             np.testing.assert_array_equal(values[: cache.length], -wanted)
 
@@ -87,7 +87,7 @@ def test_write_returns_the_views_of_its_layer_and_does_not_change_the_length(own
             assert np.shares_memory(view, stored), (
                 "write returned a copy, expected the views of its layer, so that no row is copied"
             )
-        found = in_order(keys)[:, :, first : first + 3].transpose(2, 0, 1)  # (T, G, C)
+        found = joined_panels(keys)[:, :, first : first + 3].transpose(2, 0, 1)  # (T, G, C)
         np.testing.assert_array_equal(found, rows)
         np.testing.assert_array_equal(values[first : first + 3], -rows)
         check_length(cache, first, "write must not change it")
@@ -208,7 +208,7 @@ def test_an_int8_cache_returns_its_rows_to_within_half_a_step(seed, counts):
     for layer, found in itertools.product(range(LAYERS), (cache, larger)):
         keys, values = decoded(*found.layer(layer), found.steps[layer])
         rows = np.array([row[layer] for row in before])  # (T, G, C)
-        found_keys = in_order(keys)[..., : len(rows)].transpose(2, 0, 1)
+        found_keys = joined_panels(keys)[..., : len(rows)].transpose(2, 0, 1)
         # The float16 step is off by up to 2^-11 of itself, so the largest code by 127 / 2048 steps.
         allowed = (0.5 + 127 / 2048) * 1.01 * np.abs(rows).max(axis=-1, keepdims=True) / 127
         assert (np.abs(found_keys - rows) <= allowed).all()

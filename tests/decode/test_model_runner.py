@@ -14,7 +14,7 @@ from minimtp.decode.model_runner import ModelRunner
 from minimtp.decode.rules.tree import Tree
 from minimtp.engine.module import map_parameters
 from minimtp.errors import UserError
-from minimtp.kernels.plain.cache import in_order
+from minimtp.kernels.plain.cache import joined_panels
 from minimtp.model.config import ModelConfig
 from minimtp.model.transformer import Transformer
 from minimtp.quant.ptq.methods import round_to_nearest
@@ -164,8 +164,10 @@ def test_tree_rows_and_the_cache_after_them_equal_their_paths_fed_as_chains(kind
         chain.forward(tree.tokens[path])
         length = runner.length
         assert length == chain.length == before + len(path)
-        equal(*(in_order(cache.keys)[..., :length] for cache in (runner.cache, chain.cache)))
+        equal(*(joined_panels(cache.keys)[..., :length] for cache in (runner.cache, chain.cache)))
         equal(runner.cache.values[:, :length], chain.cache.values[:, :length])
+        if runner.cache.steps is not None:
+            equal(runner.cache.steps[..., :length], chain.cache.steps[..., :length])
 
 
 def test_a_tree_beyond_the_context_is_an_error():
@@ -205,8 +207,9 @@ def test_a_float16_cache_holds_the_largest_number_of_the_format_instead_of_infin
     assert np.abs(runner.cache.values).max() == 65504
 
 
-def test_a_float16_cache_on_a_gpu_is_refused_with_a_sentence(device):
+@pytest.mark.parametrize("kv_cache", ["float16", "int8"])
+def test_a_rounded_cache_on_a_gpu_is_refused_with_a_sentence(device, kv_cache):
     model = Transformer(SHAPE, np.random.default_rng(0))
     map_parameters(model, device.xp.asarray)
-    with pytest.raises(UserError, match="a KV cache of float16 is only for the CPU"):
-        ModelRunner(model, kv_cache="float16")
+    with pytest.raises(UserError, match=f"a KV cache of {kv_cache} is only for the CPU"):
+        ModelRunner(model, kv_cache=kv_cache)

@@ -39,6 +39,9 @@ SPECS = {
         "int3-ggml-signed-g32", "nf4-g32", "int3-ggml-signed-g32", "int8"
     ),
     "an 8-bit cache": QuantizationSpec(cache="int8"),
+    "one scale per token and an 8-bit cache": QuantizationSpec(
+        activations="int8-token", cache="int8"
+    ),
     "a 4-bit cache": QuantizationSpec(cache="int4"),
     "everything": QuantizationSpec(
         "int4-affine-channel", "int8-restricted-channel", "q4_1", "int8-token", cache="int4"
@@ -183,7 +186,9 @@ def test_a_quantized_cache_holds_the_rounded_keys_and_values(cache):
 
     def stored(runner, name):
         """Return the first layer's keys or values (G, C) of the token."""
-        return runner.cache.keys[0, :, 0, :, 0] if name == "keys" else runner.cache.values[0, 0]
+        cache, first = runner.cache, 0 if name == "keys" else 1
+        rows = cache.keys[0, :, 0, :, 0] if name == "keys" else cache.values[0, 0]
+        return rows if cache.steps is None else rows * cache.steps[0, first, :, :1]
 
     for name in ("keys", "values"):
         written, wanted = stored(rounded, name), stored(exact, name)

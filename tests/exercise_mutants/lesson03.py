@@ -5,10 +5,10 @@ from tests.exercise_mutants import Solutions, changed
 ATTENTION = """
 import numpy as np
 
-from minimtp.kernels.plain.cache import in_order
+from minimtp.kernels.plain.cache import joined_panels
 
 def cached_attention(q, keys, values, start, scale):
-    keys = in_order(keys)
+    keys = joined_panels(keys)
     rows, heads, _ = q.shape
     result = np.empty_like(q)
     for t in range(rows):
@@ -29,10 +29,10 @@ EXERCISES[1] = Solutions(
         "all heads at once, the mask as a large negative number": """
 import numpy as np
 
-from minimtp.kernels.plain.cache import in_order
+from minimtp.kernels.plain.cache import joined_panels
 
 def cached_attention(q, keys, values, start, scale):
-    keys = in_order(keys)
+    keys = joined_panels(keys)
     rows, heads, head_dim = q.shape
     last = start + rows
     share = heads // len(keys)
@@ -48,10 +48,10 @@ def cached_attention(q, keys, values, start, scale):
         "token by token": """
 import numpy as np
 
-from minimtp.kernels.plain.cache import in_order
+from minimtp.kernels.plain.cache import joined_panels
 
 def cached_attention(q, keys, values, start, scale):
-    keys = in_order(keys)
+    keys = joined_panels(keys)
     rows, heads, head_dim = q.shape
     grouped = q.reshape(rows, len(keys), -1, head_dim)
     outputs = []
@@ -89,10 +89,10 @@ def cached_attention(q, keys, values, start, scale):
         "the largest score of all tokens is subtracted": """
 import numpy as np
 
-from minimtp.kernels.plain.cache import in_order
+from minimtp.kernels.plain.cache import joined_panels
 
 def cached_attention(q, keys, values, start, scale):
-    keys = in_order(keys)
+    keys = joined_panels(keys)
     rows, heads, _ = q.shape
     share, seen = heads // len(keys), start + rows
     hidden = np.triu(np.full((rows, seen), -np.inf), start + 1)
@@ -107,10 +107,10 @@ def cached_attention(q, keys, values, start, scale):
         "the largest score is that of a hidden position": """
 import numpy as np
 
-from minimtp.kernels.plain.cache import in_order
+from minimtp.kernels.plain.cache import joined_panels
 
 def cached_attention(q, keys, values, start, scale):
-    keys = in_order(keys)
+    keys = joined_panels(keys)
     rows, heads, _ = q.shape
     share, seen = heads // len(keys), start + rows
     mask = np.tril(np.ones((rows, seen)), start)
@@ -125,10 +125,10 @@ def cached_attention(q, keys, values, start, scale):
         "the weights of the heads sum to 1, not those of the positions": """
 import numpy as np
 
-from minimtp.kernels.plain.cache import in_order
+from minimtp.kernels.plain.cache import joined_panels
 
 def cached_attention(q, keys, values, start, scale):
-    keys = in_order(keys)
+    keys = joined_panels(keys)
     rows, heads, _ = q.shape
     result = np.empty_like(q)
     for t in range(rows):

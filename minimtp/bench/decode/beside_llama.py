@@ -16,7 +16,6 @@ first place where they differ. A logit is in nats.
 
 import statistics
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -27,6 +26,7 @@ from tqdm import tqdm
 
 from minimtp import machine
 from minimtp.backend import numpy as np
+from minimtp.bench.baselines.llama_cpp.gguf_file import gguf_of
 from minimtp.bench.baselines.llama_cpp.process import Continuation, LlamaProcess, find_llama
 from minimtp.bench.decode.prompts import Sizes, choose_prompts, fit_to_context
 from minimtp.bench.json_lines import json_lines, result_file
@@ -36,11 +36,8 @@ from minimtp.decode.options import GenerationOptions, start_generation
 from minimtp.decode.target import Target
 from minimtp.errors import UserError
 from minimtp.files import check_file, check_folder, make_folder, write_text
-from minimtp.formats.gguf.container import is_gguf
-from minimtp.formats.gguf.writer import write_gguf
 from minimtp.formats.load import load
 from minimtp.model.matrix import weight_bytes
-from minimtp.training.run.folder import LoadedRun
 
 FILE_NAME, RESULT = "bench-llama.json", result_file("llama")
 OURS = "minimtp"
@@ -81,7 +78,7 @@ def measure_beside_llama(
         report(f"{name} is left out: {reason}")
     chosen = [prompt for some in prompts.values() for prompt in some]
     with ExitStack() as stack:
-        file = _file_of(loaded, stack)
+        file = gguf_of(loaded, stack, report)
         target = deploy(loaded.model)[0]
         context = min(sizes.prompt + sizes.max_new_tokens, target.context_length)
         processes = {
@@ -117,14 +114,6 @@ def measure_beside_llama(
     if out is not None:
         report(f"saved {out / FILE_NAME}")
     return result
-
-
-def _file_of(loaded: LoadedRun, stack: ExitStack) -> Path:
-    """Return the model's own GGUF file, or one that exists until the stack is closed."""
-    if loaded.path.is_file() and is_gguf(loaded.path):
-        return loaded.path
-    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="minimtp-"))
-    return write_gguf(Path(folder, "model.gguf"), loaded.model, loaded.tokenizer, "model").path
 
 
 def continue_prompt(target: Target, prompt: np.ndarray, sizes: Sizes) -> Continuation:

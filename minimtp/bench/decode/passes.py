@@ -7,11 +7,14 @@ the median over rounds. The last column is for plain decoding on one thread: the
 that reading the weights alone would take, at the fastest of three ways to read so many bytes
 (bench/kernels/speed.py).
 
-llama.cpp can take part with the same weights. It stores keys and values in float16, its default, or
-in float32. Its passes include about 0.05 ms for the exchange with its process.
+llama.cpp can take part with the same weights and its default settings. It stores keys and values in
+float16, whatever our formats are. Its passes include about 0.05 ms for the exchange with its
+process.
+
+Each timed pass follows another one of the same kind, which is not timed. So it finds the caches of
+the processor as decoding does, and not as another program left them.
 """
 
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,7 +26,8 @@ from tqdm import tqdm
 from minimtp import kernels, machine
 from minimtp.backend import array_module
 from minimtp.backend import numpy as np
-from minimtp.bench.baselines.llama_cpp.process import LlamaProcess
+from minimtp.bench.baselines.llama_cpp.gguf_file import gguf_of
+from minimtp.bench.baselines.llama_cpp.process import LlamaProcess, find_llama
 from minimtp.bench.json_lines import hand_over, result_file
 from minimtp.bench.kernels.speed import read_seconds
 from minimtp.bench.table_text import aligned
@@ -32,14 +36,12 @@ from minimtp.decode.model_runner import MAX_ROWS, ModelRunner
 from minimtp.decode.target import Target
 from minimtp.errors import UserError
 from minimtp.files import check_file
-from minimtp.formats.export import export
 from minimtp.formats.load import load
-from minimtp.model.loaded import LoadedModel
 
 RESULT = result_file("passes")
 ROWS = 1, 2, 4, 8, 16
 CACHED = 128, 2048, 8000
-LLAMA = "llama.cpp"
+LLAMA = "float16, llama.cpp"  # beside the formats of our caches
 Key = tuple[str, int]  # the kind of cache, and the number of threads
 MAX_THREADS = 1024
 MAX_ROUNDS = 1000
@@ -62,10 +64,9 @@ def measure_passes(
 
     threads: numbers of threads (default: one, and all cores). cached: numbers of tokens in the
     cache (default: those of CACHED that fit the context, or half the context). kv_caches: its
-    number formats, those of `Decoder`. llama_cpp: also measure llama.cpp, with the same formats
-    except int8.
-    Raises UserError if an option is invalid, the model has no compiled kernels, or llama.cpp is not
-    installed or cannot run the model.
+    number formats, those of `Decoder`. llama_cpp: also measure llama.cpp.
+    Raises UserError if an option is invalid, the model has no compiled kernels or no cache of these
+    formats, or llama.cpp is not installed, and MeasurementFailed if it cannot run the model.
     """
     threads = list(dict.fromkeys([1, *(threads or [machine.available_cores()])]))
     _check("threads", threads, MAX_THREADS)
@@ -73,10 +74,14 @@ def measure_passes(
     _check("seed", [seed], 2**63 - 1, 0)
     if out is not None:
         check_file(out, RESULT)
+    if llama_cpp and find_llama().python is None:
+        raise UserError(f"llama.cpp {find_llama().obstacle}")
     loaded, load_before = load(path), machine.load()
     runner = deploy(loaded.model)[0]
     if not runner.rows_at_once or array_module(runner.final_norm) is not np:
         raise UserError(f"{path} has no compiled kernels for the CPU, which this measures")
+    if runner.cache.steps is not None and set(kv_caches) != {"int8"}:
+        raise UserError(f"{path} was trained with an int8 cache, so it has no other: choose int8")
     last = runner.context_length - MAX_ROWS
     if last < 1:
         raise UserError(
@@ -91,8 +96,10 @@ def measure_passes(
     with ExitStack() as stack:
         targets = _our_targets(runner, kv_caches, threads)
         if llama_cpp:
-            gguf = _as_gguf(loaded, stack)
-            targets |= _llama_targets(gguf, kv_caches, threads, max(cached) + MAX_ROWS, stack)
+            file, context = gguf_of(loaded, stack, report), max(cached) + MAX_ROWS
+            for count in threads:
+                process = LlamaProcess(file, threads=count, context=context)
+                targets[LLAMA, count] = stack.enter_context(process)
         bar = stack.enter_context(tqdm(total=len(cached) * len(ROWS), desc="passes", disable=None))
         for count in cached:
             for entries in _measure(targets, threads, count, rounds, seed):
@@ -102,7 +109,7 @@ def measure_passes(
         "measurement": "passes", "model": str(path), "threads": threads, "rounds": rounds,
         "seed": seed, "weight_bytes": runner.weight_bytes, "read_seconds": reading, "rows": rows,
         "kernels": kernels.describe("cpu")[0], "machine": machine.describe(load_before),
-        "versions": machine.versions(),
+        "versions": machine.versions() | ({"llama_cpp": find_llama().version} if llama_cpp else {}),
     }  # fmt: skip
     hand_over(result, table(result), out, RESULT, report)
     return result
@@ -128,29 +135,6 @@ def _our_targets(
     return targets
 
 
-def _llama_targets(
-    gguf: Path, kv_caches: Sequence[str], threads: Sequence[int], context: int, stack: ExitStack
-) -> dict[Key, Target]:
-    """Return processes of llama.cpp, which end with the stack."""
-    return {
-        (f"{LLAMA}, {kind}", count): stack.enter_context(
-            LlamaProcess(gguf, threads=count, context=context, exact=kind == "float32")
-        )
-        for kind in kv_caches
-        if kind != "int8"
-        for count in threads
-    }
-
-
-def _as_gguf(loaded: LoadedModel, stack: ExitStack) -> Path:
-    """Return the model as a GGUF file: its own, or one that is deleted with the stack."""
-    if Path(loaded.path).suffix == ".gguf":
-        return Path(loaded.path)
-    path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="minimtp-")), "model.gguf")
-    export(loaded, path)
-    return path
-
-
 def _measure(
     targets: dict[Key, Target], threads: Sequence[int], cached: int, rounds: int, seed: int
 ) -> Iterator[list[dict[str, object]]]:
@@ -165,16 +149,17 @@ def _measure(
             each.forward(tokens[first : min(first + MAX_ROWS, cached)])
     for rows in ROWS:
         times: dict[Key, list[float]] = {key: [] for key in targets}
-        for _ in range(rounds + 1):
+        for _ in range(rounds):
             for key, each in targets.items():
-                began = perf_counter()
-                each.forward(tokens[cached : cached + rows])
-                times[key].append(perf_counter() - began)
-                each.truncate(cached)
+                for _ in range(2):
+                    began = perf_counter()
+                    each.forward(tokens[cached : cached + rows])
+                    seconds = perf_counter() - began
+                    each.truncate(cached)
+                times[key].append(seconds)
         found = []
         for kind in dict.fromkeys(kind for kind, _ in targets):
-            # The first pass wakes the threads.
-            medians = [median(times[kind, count][1:]) for count in threads]
+            medians = [median(times[kind, count]) for count in threads]
             entry = {"cached": cached, "kv_cache": kind, "tokens": rows, "seconds": medians}
             found.append(entry)
         yield found

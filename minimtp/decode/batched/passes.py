@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from minimtp.backend import Array, aligned_zeros, array_module
+from minimtp.backend import Array, array_module
 from minimtp.backend import numpy as np
+from minimtp.decode.cache import make_cache
 from minimtp.decode.model_runner import ModelRunner
-from minimtp.kernels.plain.cache import KEY_PANEL, key_panels
 
 
 class Pending(NamedTuple):
@@ -27,20 +27,18 @@ class BatchedRunner:
     """
 
     def __init__(self, runner: ModelRunner, places: int, room: int) -> None:
-        config, dtype = runner.config, runner.cache.keys.dtype
+        config, dtype = runner.config, str(runner.cache.keys.dtype)
         self.runner, self.places = runner, places
         self.xp = xp = array_module(runner.final_norm)
         heads, head_dim, layers = config.num_kv_heads, config.head_dim, config.num_layers
-        # Zeros, because attention reads positions beyond the text and multiplies them by 0. Memory
-        # is taken when it is written.
-        keys_of_all = places, layers, heads, key_panels(room), head_dim, KEY_PANEL
-        self.keys = aligned_zeros(keys_of_all, dtype, xp)
-        self.values = aligned_zeros((places, layers, room, heads, head_dim), dtype, xp)
-        # float32 (places, layers, 2, heads, positions), of int8 caches
-        self.steps = None
-        if dtype == "int8":
-            positions = key_panels(room) * KEY_PANEL
-            self.steps = aligned_zeros((places, layers, 2, heads, positions), "float32", xp)
+        # One cache with the layers of all texts. Memory is taken when it is written.
+        cache = make_cache(places * layers, room, heads, head_dim, dtype, xp)
+
+        def of_texts(array: Array) -> Array:
+            return array.reshape(places, layers, *array.shape[1:])
+
+        self.keys, self.values = of_texts(cache.keys), of_texts(cache.values)
+        self.steps = None if cache.steps is None else of_texts(cache.steps)
         self._cosine, self._sine = runner.rotary.tables(room, runner.final_norm)  # (S, C/2)
 
     def forward(self, pending: Sequence[Pending]) -> Array:

@@ -28,6 +28,7 @@ from minimtp.decode.batch import row_seed
 from minimtp.decode.batched.passes import BatchedRunner
 from minimtp.decode.batched.request import GeneratedText, TextRequest
 from minimtp.decode.batched.worker import Worker
+from minimtp.decode.cache import bytes_for
 from minimtp.decode.decoder import Decoder, deploy
 from minimtp.decode.drafters.config import DraftConfig
 from minimtp.decode.model_runner import ModelRunner
@@ -134,8 +135,5 @@ def _continued(
 
 def _places(runner: ModelRunner, room: int, texts: int, threads: int) -> int:
     """Return the number of texts of one thread at a time: the caches must fit CACHE_BYTES."""
-    config, item_bytes = runner.config, runner.cache.keys.itemsize
-    numbers = 2 * config.num_layers * config.num_kv_heads * config.head_dim
-    bytes_each = numbers * room * item_bytes
-    fitting = CACHE_BYTES // (bytes_each * threads)
+    fitting = CACHE_BYTES // (bytes_for(runner.cache, room) * threads)
     return max(1, min(MAX_PLACES, fitting, -(-texts // threads)))

@@ -79,7 +79,7 @@ from minimtp.kernels.plain import (  # cuBLAS, and CuPy's own kernels
     verify_chain,
 )
 
-INT8_CACHE = False
+INT8_CACHE = False  # caches are in float32
 
 __all__ = [
     "adamw", "batched_trunk_step", "cached_attention", "causal_softmax", "causal_softmax_backward",

@@ -3,7 +3,7 @@ cache.
 """
 
 from minimtp.backend import Array, array_module
-from minimtp.kernels.plain.cache import in_order
+from minimtp.kernels.plain.cache import first_panels, joined_panels
 
 
 def rotate(x: Array, cos: Array, sin: Array) -> Array:
@@ -56,7 +56,7 @@ def cached_attention(q: Array, keys: Array, values: Array, start: int, scale: fl
     N P >= start + T, scale > 0 -> (T, H, C).
     Grouped-query attention (Ainslie et al. 2023, arXiv 2305.13245): query head h uses key/value
     head h // (H // G). The scores are the dot products times `scale`. Positions after start+T-1
-    are not read.
+    do not influence the result.
     """
     xp = array_module(q)
     rows, heads, head_dim = q.shape
@@ -64,7 +64,7 @@ def cached_attention(q: Array, keys: Array, values: Array, start: int, scale: fl
     length = start + rows
     by_kv_head = q.reshape(rows, kv_heads, heads // kv_heads, head_dim)
     queries = by_kv_head.transpose(1, 2, 0, 3)  # (G, H/G, T, C)
-    keys = in_order(keys)[:, None, :, :length]  # (G, 1, C, S)
+    keys = joined_panels(first_panels(keys, length))[:, None, :, :length]  # (G, 1, C, S)
     values = values[:length].transpose(1, 0, 2)[:, None]  # (G, 1, S, C)
     scores = xp.matmul(queries, keys) * q.dtype.type(scale)  # (G, H/G, T, S)
     future = xp.arange(length)[None, :] > start + xp.arange(rows)[:, None]  # (T, S)

@@ -1,12 +1,12 @@
 """How keys and values are stored in the cache: the order of the keys, and the number formats.
 
 A cache holds the numbers themselves, float16, or int8 codes. Float16 is half as large as float32
-and int8 a quarter, and reading a long cache takes most of the time of plain decoding.
+and int8 about a quarter, and reading a long cache takes most of the time of plain decoding.
 
-    int8    value = code * step, codes -127..127, one float16 step for the C numbers of a head
+    int8    value = code * step, codes -127..127, one step for the C numbers of a head
 
-This is the grid `int8-restricted-channel`, with which training with a quantized cache rounds
-(quant/qat/kv_cache.py).
+Steps are rounded to float16, but stored as float32, which needs no conversion. This is the grid
+`int8-restricted-channel`, with which training with an int8 cache rounds (quant/qat/kv_cache.py).
 """
 
 from minimtp.backend import Array, array_module
@@ -22,7 +22,12 @@ def key_panels(positions: int) -> int:
     return -(-positions // KEY_PANEL)
 
 
-def in_order(keys: Array) -> Array:
+def first_panels(keys: Array, positions: int) -> Array:
+    """Return a view of the panels of cached keys (..., N, C, P) that hold these positions."""
+    return keys[..., : -(-positions // keys.shape[-1]), :, :]
+
+
+def joined_panels(keys: Array) -> Array:
     """Join the panels of cached keys: (..., N, C, P) -> (..., C, N P), a copy."""
     *outer, panels, head_dim, panel = keys.shape
     return keys.swapaxes(-3, -2).reshape(*outer, head_dim, panels * panel)
@@ -43,11 +48,24 @@ def as_stored(x: Array, dtype: object) -> tuple[Array, Array | None]:
 
 def decoded(keys: Array, values: Array, steps: Array) -> tuple[Array, Array]:
     """Return the numbers of int8 keys (G, N, C, P) and values (S, G, C), float32, in the same
-    shapes. steps: (2, G, N P), of keys and of values.
+    shapes. steps: at least (2, G, N P), of keys and of values.
     """
     groups, panels, _, panel = keys.shape
-    key_steps, value_steps = steps[0].reshape(groups, panels, 1, panel), steps[1, :, : len(values)]
+    key_steps = steps[0, :, : panels * panel].reshape(groups, panels, 1, panel)
+    value_steps = steps[1, :, : len(values)]
     return keys * key_steps, values * value_steps.T[..., None]
+
+
+def require_steps(keys: Array, steps: Array | None) -> None:
+    """Raise ValueError unless int8 keys (..., G, N, C, P), and no others, have steps
+    (..., 2, G, N P).
+    """
+    *outer, groups, panels, _, panel = keys.shape
+    wanted = (*outer, 2, groups, panels * panel) if keys.dtype == "int8" else None
+    if (None if steps is None else steps.shape) != wanted:
+        raise ValueError(
+            "an int8 cache needs a step for each key and value, and no other has steps"
+        )
 
 
 def _int8_codes(x: Array) -> tuple[Array, Array]:

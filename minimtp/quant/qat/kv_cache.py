@@ -13,10 +13,10 @@ minus 1 / sqrt(C), turns each number into a mixture of all, which spreads the ou
 Ashkboos et al. 2024, arXiv 2404.00456). Rotating back after reading restores everything else: RᵀR =
 I. R Rᵀ also cancels in q · k, so a kernel may rotate the query instead.
 
-Training rounds with the same functions and a straight-through gradient. Compiled kernels decode
-with a cache of int8 codes, a quarter of the size of float32 (kernels/plain/cache.py). Elsewhere,
-and at 4 bits, decoding writes the rounded keys and values into its cache as floats. So the output
-is the same, but no memory is saved.
+Training rounds with the same functions and a straight-through gradient. On the CPU,
+decoding has a cache of int8 codes, about a quarter of the size of float32 (kernels/plain/cache.py).
+On a GPU, and at 4 bits, it writes the rounded keys and values into its cache as floats. So the
+output is the same, but no memory is saved.
 """
 
 from functools import partial

@@ -15,7 +15,7 @@ from minimtp.decode.rules.greedy import Greedy
 from minimtp.decode.rules.registry import RULES, make_rule
 from minimtp.decode.sampling.params import GREEDY, SamplingParams
 from minimtp.engine.tensor import no_grad
-from minimtp.kernels.plain.cache import in_order
+from minimtp.kernels.plain.cache import joined_panels
 from minimtp.model.heads import Heads
 from minimtp.quant.ptq.methods import round_to_nearest
 from minimtp.quant.qat.prepare import prepare_qat
@@ -192,8 +192,8 @@ def test_after_text_drafted_in_trees_the_cache_equals_the_cache_of_plain_decodin
             fresh.forward(np.array(run.tokens[:-1]))
             assert fresh.length == length
             np.testing.assert_allclose(
-                in_order(runtime.cache.keys)[..., :length],
-                in_order(fresh.cache.keys)[..., :length],
+                joined_panels(runtime.cache.keys)[..., :length],
+                joined_panels(fresh.cache.keys)[..., :length],
                 atol=1e-10,
             )
             np.testing.assert_allclose(

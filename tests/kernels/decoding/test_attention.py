@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from minimtp.backend import numpy as np
 from minimtp.kernels import plain
-from minimtp.kernels.plain.cache import KEY_PANEL, in_order, key_panels
+from minimtp.kernels.plain.cache import KEY_PANEL, joined_panels, key_panels
 from tests.kernels.both import each_kernel, normal
 from tests.tolerances import COMPARISONS, assert_close
 
@@ -242,7 +242,7 @@ def test_cached_attention_equals_a_loop_over_rows_and_heads(kernel):
     length = start + rows
     keys[:, 1, :, length - KEY_PANEL :] = values[length:] = np.nan  # not written yet
     found = kernel.cached_attention(q, keys, values, start, 0.3)
-    keys = in_order(keys)
+    keys = joined_panels(keys)
     for t in range(rows):
         for head in range(heads):
             group, past = head // (heads // groups), start + t + 1

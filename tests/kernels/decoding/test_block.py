@@ -9,7 +9,7 @@ from minimtp.backend import numpy as np
 from minimtp.decode.model_runner import stretches
 from minimtp.decode.rules.tree import Tree
 from minimtp.kernels import plain
-from minimtp.kernels.plain.cache import in_order
+from minimtp.kernels.plain.cache import joined_panels
 from minimtp.kernels.plain.decoding.block import TreeArrays
 from tests.kernels.both import (
     CHANNELS,
@@ -152,7 +152,7 @@ def test_a_row_of_a_tree_has_the_result_of_the_last_row_of_its_path_as_a_chain(
         last = start + len(path) - 1
         for a, b in (
             (found[row], chain[-1]),
-            (kept[0][row], in_order(keys)[:, :, last]),
+            (kept[0][row], joined_panels(keys)[:, :, last]),
             (kept[1][row], values[last]),
         ):
             if kernel is plain:
@@ -178,7 +178,7 @@ def test_a_block_writes_only_its_own_rows_of_the_cache_and_rejects_rows_without_
     _, *after = run_block(kernel, block, x, start=ROOM - 3)
     for old, new in zip(before, after, strict=True):
         old, new = (
-            array if array.shape[0] == ROOM else in_order(array)[..., :ROOM].transpose(2, 0, 1)
+            array if array.shape[0] == ROOM else joined_panels(array)[..., :ROOM].transpose(2, 0, 1)
             for array in (old, new)
         )
         assert np.array_equal(old[:-3], new[:-3]) and (old[-3:] != new[-3:]).all()

@@ -7,8 +7,19 @@ from hypothesis import strategies as st
 from minimtp.backend import numpy as np
 from minimtp.kernels import plain
 from minimtp.kernels.plain.cache import KEY_PANEL, as_stored, decoded, key_panels
+from minimtp.kernels.plain.decoding.block import TreeArrays
 from minimtp.quant.qat.kv_cache import encode_rows
-from tests.kernels.both import HAS_NUMBA, needs_numba, normal
+from tests.kernels.both import (
+    GROUPS,
+    HAS_NUMBA,
+    ROOM,
+    cpu,
+    each_kernel,
+    needs_numba,
+    normal,
+    random_trunk,
+    trunk_step_input,
+)
 from tests.tolerances import COMPARISONS, assert_close
 
 if HAS_NUMBA:
@@ -79,3 +90,55 @@ def test_attention_to_codes_equals_attention_to_their_numbers(seed, rows, start,
     numbers = (part.astype(np.float64) for part in decoded(keys, values, steps))
     expected = plain.cached_attention(q.astype(np.float64), *numbers, start, scale)
     assert_close(found, expected, COMPARISONS["attention"])
+
+
+def int8_step_input(rows):
+    """Return the arguments of `trunk_step` before `tree`, with int8 caches, and their steps."""
+    x, keys, values, start, cosine, sine = trunk_step_input(rows)
+    steps = np.zeros((len(keys), 2, GROUPS, keys.shape[2] * KEY_PANEL), np.float32)
+    codes = np.empty(keys.shape, np.int8), np.empty(values.shape, np.int8)
+    for layer in range(len(keys)):
+        for position in range(ROOM):
+            panel, place = divmod(position, KEY_PANEL)
+            key, key_step = as_stored(keys[layer, :, panel, :, place][None], "int8")
+            value, value_step = as_stored(values[layer, position][None], "int8")
+            codes[0][layer, :, panel, :, place], codes[1][layer, position] = key[0], value[0]
+            steps[layer, 0, :, position], steps[layer, 1, :, position] = key_step[0], value_step[0]
+    return (x, *codes, start, cosine, sine), steps
+
+
+@needs_numba
+@pytest.mark.parametrize("rows", [1, 7])
+def test_a_compiled_step_with_int8_caches_is_near_the_plain_step(rows):
+    """A difference in the last bit of a key or value can change a code, so all is only near."""
+    found = []
+    for kernel in (plain, cpu):
+        (x, keys, values, *rest), steps = int8_step_input(rows)
+        trunk = kernel.prepare_trunk(*random_trunk(kernel, ["f32"] * 3))
+        logits, hidden = kernel.trunk_step(x, trunk, keys, values, *rest, steps=steps)
+        stored_keys = [decoded(*cache)[0] for cache in zip(keys, values, steps, strict=True)]
+        found.append((logits, hidden, *stored_keys))
+    for expected, result in zip(*found, strict=True):
+        assert np.abs(result - expected).max() < 2e-2 * np.abs(expected).max()
+
+
+@each_kernel
+@pytest.mark.parametrize("damage", ["missing", "too short", "for floats"])
+def test_steps_that_do_not_fit_the_cache_are_an_error(kernel, damage):
+    (x, keys, values, *rest), steps = int8_step_input(2)
+    if damage == "for floats":
+        keys, values = keys.astype(np.float32), values.astype(np.float32)
+    steps = {"missing": None, "too short": steps[..., :-1], "for floats": steps}[damage]
+    trunk = kernel.prepare_trunk(*random_trunk(kernel, ["f32"] * 3))
+    with pytest.raises(ValueError, match="a step for each key and value"):
+        kernel.trunk_step(x, trunk, keys, values, *rest, steps=steps)
+
+
+@needs_numba
+def test_a_tree_in_an_int8_cache_without_steps_is_an_error():
+    (x, keys, values, *rest), steps = int8_step_input(2)
+    rows = np.empty((len(keys), 2, GROUPS, keys.shape[3]), np.int8)
+    tree = TreeArrays(np.array([[0, 2, rest[0]]]), rows, rows.copy())
+    trunk = cpu.prepare_trunk(*random_trunk(cpu, ["f32"] * 3))
+    with pytest.raises(ValueError, match="a tree in an int8 cache needs steps"):
+        cpu.trunk_step(x, trunk, keys, values, *rest, tree, steps)

@@ -8,7 +8,7 @@ from copy import copy
 from minimtp.backend import Array, array_module
 from minimtp.backend import numpy as np
 from minimtp.decode.cache import enlarged, make_cache, room_for, with_rows
-from minimtp.decode.model_runner import BlockRunner, ModelRunner
+from minimtp.decode.model_runner import BlockRunner, ModelRunner, stores_int8
 from minimtp.model.heads import ParallelHead, ParallelHeads, SequentialHead, SequentialHeads
 
 
@@ -23,7 +23,7 @@ class BlockHead:
         self._block = BlockRunner(head.block, config, self._kernel)
         self._norm = head.norm.weight.data
         room = room_for(1, runner.context_length, xp)
-        cache_type = self._block.cache_type or dtype
+        cache_type = "int8" if stores_int8(head.block, xp) else dtype
         self.cache = make_cache(1, room, config.num_kv_heads, config.head_dim, cache_type, xp)
         self.states = xp.empty((room, config.hidden_size), dtype)
         self._angles = runner.rotary.tables(room, self._norm)  # cosine and sine, (room, C/2) each

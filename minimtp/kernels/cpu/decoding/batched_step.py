@@ -17,11 +17,13 @@ from minimtp.kernels.cpu.decoding.block import (
 from minimtp.kernels.cpu.matrices.packed_linear import multiply
 from minimtp.kernels.cpu.matrices.panels import PANEL
 from minimtp.kernels.cpu.norms import normalize
+from minimtp.kernels.plain.cache import require_steps
 
 
 def batched_trunk_step(x, trunk, keys, values, stretches, cosine, sine, steps=None):
     hidden = np.empty_like(x)
     logits = np.empty((len(stretches), trunk.vocabulary), np.float32)
+    require_steps(keys, steps)
     if steps is None:
         steps = np.empty((*keys.shape[:2], 2, 0, 0), np.float32)
     _batched_trunk_step(

@@ -16,41 +16,14 @@ from dataclasses import dataclass
 from minimtp.backend import numpy as np
 from minimtp.kernels.cpu.compiling import compiled
 from minimtp.kernels.cpu.decoding.attention import attend
-from minimtp.kernels.cpu.decoding.stored_rows import store_row
+from minimtp.kernels.cpu.decoding.stored_rows import ABSENT, compiled_cache, store_row
 from minimtp.kernels.cpu.decoding.team import meet, share
 from minimtp.kernels.cpu.gates import swiglu_columns
 from minimtp.kernels.cpu.matrices.packed_linear import multiply
 from minimtp.kernels.cpu.matrices.panels import PANEL
 from minimtp.kernels.cpu.norms import normalize
-from minimtp.kernels.plain.decoding.block import TreeArrays
 
 
-def without_tree(*blocks):
-    """Return the empty arrays of a chain of rows in a cache that is not int8: the steps, and those
-    of a tree. `blocks` is the number of blocks, if the call computes several.
-    """
-    steps, rows = (np.empty((*blocks, count, 0, 0), np.float32) for count in (2, 0))
-    return steps, TreeArrays(np.empty((0, 3), np.int64), rows, rows, rows)
-
-
-def compiled_cache(keys, values, steps, tree, empty):
-    """Return keys, values, steps and the arrays of a tree as compiled code takes them: float16
-    numbers as their bits, and arrays of `empty`, the result of `without_tree`, for None.
-    """
-    no_steps, no_tree = empty
-    stretches, kept_keys, kept_values, kept_steps = tree or no_tree
-    if steps is None:
-        steps, kept_steps = no_steps, no_tree.steps
-    if keys.dtype == np.float32:
-        return keys, values, steps, stretches, kept_keys, kept_values, kept_steps
-    bits = np.uint16 if keys.dtype == np.float16 else np.int8
-    keys, values, kept_keys, kept_values = (
-        array.view(bits) for array in (keys, values, kept_keys, kept_values)
-    )
-    return keys, values, steps, stretches, kept_keys, kept_values, kept_steps
-
-
-WITHOUT_TREE = without_tree()
 NOTHING = np.empty(0, np.float32)  # shared with other threads
 ALONE = np.zeros(1, np.int64), 0, 1  # meeting, rank and size of a team of one
 
@@ -82,7 +55,7 @@ def _vector(vector):
 def transformer_block(x, block, keys, values, start, cosine, sine, tree=None, steps=None):
     attended_width = block.sizes[0] * values.shape[2]
     shared = shared_arrays(NOTHING, np.empty_like(x), attended_width, block.sizes)
-    keys, values, steps, *tree = compiled_cache(keys, values, steps, tree, WITHOUT_TREE)
+    keys, values, steps, *tree = compiled_cache(keys, values, steps, tree, ABSENT)
     compiled_block(
         x, *block.weights, block.kinds, block.sizes, block.epsilon, keys, values, steps, start,
         cosine, sine, *tree, *shared, *ALONE,

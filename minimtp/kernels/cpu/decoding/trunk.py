@@ -9,12 +9,11 @@ from minimtp.kernels.cpu.decoding.block import (
     ALONE,
     NOTHING,
     compiled_block,
-    compiled_cache,
     numbers_shared,
     prepare_block,
     shared_arrays,
-    without_tree,
 )
+from minimtp.kernels.cpu.decoding.stored_rows import absent_arrays, compiled_cache
 from minimtp.kernels.cpu.decoding.team import Team, meet, share
 from minimtp.kernels.cpu.matrices.packed_linear import multiply
 from minimtp.kernels.cpu.matrices.panels import PANEL
@@ -33,7 +32,7 @@ class PreparedTrunk:
     output_kind: int
     vocabulary: int
     epsilon: float
-    empty: tuple  # of `without_tree`
+    absent: tuple  # of `absent_arrays`
     layers: np.ndarray  # int64 (F,), whose inputs a step returns
     graphs: None = None  # only the GPU records passes
     team: Team | None = None  # of threads that compute a pass together
@@ -58,7 +57,7 @@ def prepare_trunk(blocks, final_norm, output, heads, epsilon, layers=()):
         output.kind,
         output.rows,
         epsilon,
-        without_tree(len(blocks)),
+        absent_arrays(len(blocks)),
         np.array(layers, np.int64),
     )
 
@@ -82,7 +81,7 @@ def trunk_step(x, trunk, keys, values, start, cosine, sine, tree=None, steps=Non
     inputs = NO_INPUTS
     if len(trunk.layers):
         inputs = np.empty((len(x), len(trunk.layers), x.shape[1]), np.float32)
-    keys, values, steps, *tree = compiled_cache(keys, values, steps, tree, trunk.empty)
+    keys, values, steps, *tree = compiled_cache(keys, values, steps, tree, trunk.absent)
     arguments = (
         *trunk.weights, trunk.kinds, trunk.sizes, trunk.epsilon, keys, values, steps, start, cosine,
         sine, trunk.layers, inputs, trunk.final_norm, trunk.output_kind, trunk.output, logits,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from minimtp.backend import Array, array_module
 from minimtp.kernels.plain.attention import cached_attention, rotate
-from minimtp.kernels.plain.cache import KEY_PANEL, as_stored, decoded
+from minimtp.kernels.plain.cache import KEY_PANEL, as_stored, decoded, first_panels, require_steps
 from minimtp.kernels.plain.gates import swiglu
 from minimtp.kernels.plain.norms import rms_norm
 from minimtp.kernels.plain.packed_linear import Prepared, linear
@@ -92,13 +92,14 @@ def transformer_block(
     to in a chain. The walk overwrites positions, so the keys and values of all rows are also copied
     to the tree's own arrays. cosine and sine rotate each row to its own position.
 
-    Raises ValueError if the rows do not fit the cache.
+    Raises ValueError if the rows do not fit the cache, or the steps do not fit the keys.
     """
     rows = len(x)
     room, kv_heads, head_dim = values.shape
     stretches = [(0, rows, start)] if tree is None else tree.stretches.tolist()
     if start < 0 or any(position + stop - first > room for first, stop, position in stretches):
         raise ValueError(f"{rows} rows after {start} do not fit a cache of {room}")
+    require_steps(keys, steps)
     weights = block.weights
     normed, _ = rms_norm(x, weights.attention_norm, block.epsilon)
     joined = linear(normed, weights.qkv)
@@ -123,7 +124,9 @@ def transformer_block(
         values[at] = new_values[first:stop]
         if steps is not None:
             steps[:, :, at] = new_steps[first:stop].transpose(1, 2, 0)
-        cache = (keys, values) if steps is None else decoded(keys, values, steps)
+        cache = first_panels(keys, position + stop - first), values[: position + stop - first]
+        if steps is not None:
+            cache = decoded(*cache, steps)
         outputs.append(cached_attention(queries[first:stop], *cache, position, head_dim**-0.5))
     if tree is not None:
         tree.keys[...] = new_keys
