@@ -23,7 +23,6 @@ from minimtp.kernels.cpu.matrices.packed_linear import multiply
 from minimtp.kernels.cpu.matrices.panels import PANEL
 from minimtp.kernels.cpu.norms import normalize
 
-
 NOTHING = np.empty(0, np.float32)  # shared with other threads
 ALONE = np.zeros(1, np.int64), 0, 1  # meeting, rank and size of a team of one
 
