@@ -116,7 +116,7 @@ def compared(result: Result) -> str:
 
 def pretrained(result: Result) -> str:
     """The tables of `minimtp compare --from MODEL`, the claims and the targets."""
-    configurations, machine = result["configurations"], result["machine"]
+    configurations = result["configurations"]
     by_name = {c["name"]: c for c in configurations}
     claims = [[c.subject, c.claimed, c.measured, c.verdict] for c in pretrained_claims(by_name)]
     goals = [[c.subject, c.claimed, c.measured, c.verdict] for c in targets(by_name)]
@@ -124,12 +124,6 @@ def pretrained(result: Result) -> str:
         [name, f"{seconds:,.0f} s", f"{result['peak_memory_bytes'].get(name, 0) / 1e9:.1f} GB"]
         for name, seconds in result["steps"].items()
     ]
-    conditions = (
-        f"One run of `minimtp compare --from smollm2`: {result['seconds'] / 60:.0f} minutes on "
-        f"{machine['cores']} cores of {machine['processor']}{other_work(machine)}; Python "
-        f"{machine['python']}, NumPy {machine['numpy']}, llama.cpp by llama-cpp-python "
-        f"{result['llama_cpp_version']}. Decoding uses one thread."
-    )
     return "\n\n".join(
         [
             *(f"{title}:\n\n{table}" for title, table in real.tables(configurations, True)),
@@ -137,9 +131,37 @@ def pretrained(result: Result) -> str:
             aligned([["claim", "published", "measured", ""], *claims], markdown=True),
             aligned([["our target", "", "measured", ""], *goals], markdown=True),
             aligned([["step", "time", "peak memory of the process"], *steps], markdown=True),
-            conditions,
+            pretrained_conditions(result),
         ]
     )
+
+
+def pretrained_conditions(result: Result) -> str:
+    machine = result["machine"]
+    return (
+        f"One run of `minimtp compare --from smollm2`: {result['seconds'] / 60:.0f} minutes on "
+        f"{machine['cores']} cores of {machine['processor']}{other_work(machine)}; Python "
+        f"{machine['python']}, NumPy {machine['numpy']}, llama.cpp by llama-cpp-python "
+        f"{result['llama_cpp_version']}. Decoding uses one thread."
+    )
+
+
+def pretrained_speed(result: Result) -> str:
+    """The speeds of `minimtp compare --from MODEL`, and the targets."""
+    configurations = result["configurations"]
+    goals = [
+        [c.subject, c.claimed, c.measured, c.verdict]
+        for c in targets({c["name"]: c for c in configurations})
+    ]
+    shown = "quality, percent", "speed-up", "tokens per second", "tokens per forward pass"
+    return "\n\n".join(
+        [
+            *(f"{title}:\n\n{text}" for title, text in real.tables(configurations, True)
+              if title in shown),
+            aligned([["our target", "", "measured", ""], *goals], markdown=True),
+            pretrained_conditions(result),
+        ]
+    )  # fmt: skip
 
 
 def pretrained_summary() -> str:
@@ -272,6 +294,7 @@ BLOCKS: dict[str, Callable[[Result], str]] = {  # by the name of the file
     "bench-train-laptop": training.readme,
     "quality-quick": quality.readme,
     "smollm2": pretrained,
+    "smollm2-zen3": pretrained_speed,
     "bench-passes": partial(passes.table, markdown=True),
     "bench-passes-zen3": partial(passes.table, markdown=True),
     "bench-sampling": partial(sampling.table, markdown=True),

@@ -17,6 +17,7 @@ the processor as decoding does, and not as another program left them.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from copy import copy
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -94,15 +95,20 @@ def measure_passes(
     reading = read_seconds(runner.weight_bytes, rounds)
     rows = []
     with ExitStack() as stack:
-        targets = _our_targets(runner, kv_caches, threads)
+        llama: dict[Key, LlamaProcess] = {}
         if llama_cpp:
             file, context = gguf_of(loaded, stack, report), max(cached) + MAX_ROWS
             for count in threads:
                 process = LlamaProcess(file, threads=count, context=context)
-                targets[LLAMA, count] = stack.enter_context(process)
+                llama[LLAMA, count] = stack.enter_context(process)
+        kinds = {kind: runner.clone(kind) for kind in kv_caches}
+        tokens = np.random.default_rng(seed).integers(
+            0, runner.vocabulary_size, max(*cached, MAX_ROWS)
+        )
         bar = stack.enter_context(tqdm(total=len(cached) * len(ROWS), desc="passes", disable=None))
         for count in cached:
-            for entries in _measure(targets, threads, count, rounds, seed):
+            targets = _filled(kinds, llama, threads, tokens[:count])
+            for entries in _measure(targets, threads, count, rounds, tokens):
                 rows += [e | {"reading_share": reading / e["seconds"][0]} for e in entries]
                 bar.update()
     result = {
@@ -121,39 +127,49 @@ def _check(name: str, values: Sequence[int], maximum: int, minimum: int = 1) -> 
             raise UserError(f"{name} must be at least {minimum} and at most {maximum}, not {value}")
 
 
-def _our_targets(
-    runner: ModelRunner, kv_caches: Sequence[str], threads: Sequence[int]
+def _filled(
+    kinds: dict[str, ModelRunner],
+    llama: dict[Key, LlamaProcess],
+    threads: Sequence[int],
+    tokens: np.ndarray,
 ) -> dict[Key, Target]:
-    """Return runners of the same weights, each with a cache of its own. With copies of the weights,
-    passes would evict each other's from the processor's caches.
+    """Return what is timed, by kind of cache and number of threads. All caches hold the tokens.
+
+    Runners of a kind have the same weights and the same cache. With copies, passes would evict each
+    other's from the processor's caches.
     """
-    targets = {}
-    for kind in kv_caches:
+    targets: dict[Key, Target] = {}
+    for kind, runner in kinds.items():
+        runner.use_threads(max(threads))
+        _feed(runner, tokens)
+        runner.make_room(len(tokens) + MAX_ROWS)  # a copy would make room for itself
         for count in threads:
-            targets[kind, count] = each = runner.clone(kind)
+            targets[kind, count] = each = copy(runner)
             each.use_threads(count)
-    return targets
+    for process in llama.values():
+        _feed(process, tokens)
+    return targets | llama
+
+
+def _feed(target: Target, tokens: np.ndarray) -> None:
+    target.truncate(0)
+    for first in range(0, len(tokens), target.max_rows):
+        target.forward(tokens[first : first + target.max_rows])
 
 
 def _measure(
-    targets: dict[Key, Target], threads: Sequence[int], cached: int, rounds: int, seed: int
+    targets: dict[Key, Target], threads: Sequence[int], cached: int, rounds: int, tokens: np.ndarray
 ) -> Iterator[list[dict[str, object]]]:
     """Yield for each number of tokens, and for each kind of cache, the seconds of a pass with each
     number of threads.
     """
-    vocabulary = next(iter(targets.values())).vocabulary_size
-    tokens = np.random.default_rng(seed).integers(0, vocabulary, cached + MAX_ROWS)
-    for each in targets.values():
-        each.truncate(0)
-        for first in range(0, cached, MAX_ROWS):
-            each.forward(tokens[first : min(first + MAX_ROWS, cached)])
     for rows in ROWS:
         times: dict[Key, list[float]] = {key: [] for key in targets}
         for _ in range(rounds):
             for key, each in targets.items():
                 for _ in range(2):
                     began = perf_counter()
-                    each.forward(tokens[cached : cached + rows])
+                    each.forward(tokens[:rows])
                     seconds = perf_counter() - began
                     each.truncate(cached)
                 times[key].append(seconds)
