@@ -28,20 +28,11 @@ from typing import Any, NamedTuple
 from minimtp import kernels
 from minimtp.backend import Array, array_module
 from minimtp.backend import numpy as np
-from minimtp.decode.cache import (
-    KeyValueCache,
-    TreeRows,
-    bytes_for,
-    empty_like,
-    enlarged,
-    make_cache,
-    room_for,
-)
+from minimtp.decode.cache import TreeRows, bytes_for, empty_like, enlarged, make_cache, room_for
 from minimtp.engine.module import Module
 from minimtp.errors import UserError
-from minimtp.kernels.plain.decoding.block import BlockWeights, TreeArrays
+from minimtp.kernels.plain.decoding.block import BlockWeights, TreeArrays, stretches
 from minimtp.kernels.plain.packed_linear import PreparedMatrix
-from minimtp.model.config import ModelConfig
 from minimtp.model.matrix import Matrix, weight_bytes
 from minimtp.model.transformer import Attention, Block, Transformer
 
@@ -272,7 +263,7 @@ class ModelRunner:
         )
         if self.rows_at_once:
             return prepared
-        with_caches = map(_with_cache_of, prepared.blocks, trunk.blocks)
+        with_caches = map(with_cache_of, prepared.blocks, trunk.blocks)
         return replace(prepared, blocks=tuple(with_caches))
 
     def _replay(self, tokens: np.ndarray) -> ForwardOutput:
@@ -299,29 +290,6 @@ class ModelRunner:
         logits, hidden = self._graphs.run(key, step, xp.asarray(given))
         cache.extend(rows)
         return ForwardOutput(logits, hidden)
-
-
-class BlockRunner:
-    """One transformer block, laid out for the kernels, which compute it in one call."""
-
-    def __init__(self, block: Block, config: ModelConfig, kernel: ModuleType) -> None:
-        self._kernel = kernel
-        prepared = kernel.prepare_block(
-            prepare_weights(block, kernel), config.num_heads, config.norm_eps
-        )
-        self._prepared = _with_cache_of(prepared, block)
-
-    def forward(
-        self, x: Array, cache: KeyValueCache, layer: int, cosine: Array, sine: Array
-    ) -> None:
-        """Apply the block to x (T, D), in place, and write its keys and values after the cached
-        rows of `layer`.
-        """
-        keys, values = cache.layer(layer)
-        steps = None if cache.steps is None else cache.steps[layer]
-        self._kernel.transformer_block(
-            x, self._prepared, keys, values, cache.length, cosine, sine, steps=steps
-        )
 
 
 def stores_int8(block: Block, xp: ModuleType) -> bool:
@@ -358,19 +326,7 @@ def prepare_weights(block: Block, kernel: ModuleType) -> BlockWeights:
     )
 
 
-def stretches(depths: Sequence[int], start: int) -> np.ndarray:
-    """Split a tree in depth-first order into chains: int64 (chains, 3).
-
-    Each chain is its first row, the row after its last, and the position of its first row. The root
-    is at position `start`.
-    """
-    firsts = [row for row, depth in enumerate(depths) if row == 0 or depth != depths[row - 1] + 1]
-    stops = [*firsts[1:], len(depths)]
-    rows = [(a, b, start + depths[a]) for a, b in zip(firsts, stops, strict=True)]
-    return np.array(rows, np.int64)
-
-
-def _with_cache_of(prepared: Any, block: Block) -> Any:
+def with_cache_of(prepared: Any, block: Block) -> Any:
     """Let a prepared block round its keys and values as the block's attention does, unless an int8
     cache does that.
     """

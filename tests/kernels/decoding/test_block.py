@@ -6,11 +6,10 @@ import pytest
 from hypothesis import given, settings
 
 from minimtp.backend import numpy as np
-from minimtp.decode.model_runner import stretches
 from minimtp.decode.rules.tree import Tree
 from minimtp.kernels import plain
 from minimtp.kernels.plain.cache import joined_panels
-from minimtp.kernels.plain.decoding.block import TreeArrays
+from minimtp.kernels.plain.decoding.block import TreeArrays, stretches
 from tests.kernels.both import (
     CHANNELS,
     FAMILIES,

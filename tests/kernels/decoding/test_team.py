@@ -9,8 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from minimtp.backend import numpy as np
-from minimtp.decode.model_runner import stretches
-from minimtp.kernels.plain.decoding.block import TreeArrays
+from minimtp.kernels.plain.decoding.block import TreeArrays, stretches
 from tests.kernels.both import (
     CHANNELS,
     FAMILIES,

@@ -4,12 +4,38 @@ KV cache per head.
 
 from abc import ABC, abstractmethod
 from copy import copy
+from types import ModuleType
 
 from minimtp.backend import Array, array_module
 from minimtp.backend import numpy as np
-from minimtp.decode.cache import enlarged, make_cache, room_for, with_rows
-from minimtp.decode.model_runner import BlockRunner, ModelRunner, stores_int8
+from minimtp.decode.cache import KeyValueCache, enlarged, make_cache, room_for, with_rows
+from minimtp.decode.model_runner import ModelRunner, prepare_weights, stores_int8, with_cache_of
+from minimtp.model.config import ModelConfig
 from minimtp.model.heads import ParallelHead, ParallelHeads, SequentialHead, SequentialHeads
+from minimtp.model.transformer import Block
+
+
+class BlockRunner:
+    """One transformer block, laid out for the kernels, which compute it in one call."""
+
+    def __init__(self, block: Block, config: ModelConfig, kernel: ModuleType) -> None:
+        self._kernel = kernel
+        prepared = kernel.prepare_block(
+            prepare_weights(block, kernel), config.num_heads, config.norm_eps
+        )
+        self._prepared = with_cache_of(prepared, block)
+
+    def forward(
+        self, x: Array, cache: KeyValueCache, layer: int, cosine: Array, sine: Array
+    ) -> None:
+        """Apply the block to x (T, D), in place, and write its keys and values after the cached
+        rows of `layer`.
+        """
+        keys, values = cache.layer(layer)
+        steps = None if cache.steps is None else cache.steps[layer]
+        self._kernel.transformer_block(
+            x, self._prepared, keys, values, cache.length, cosine, sine, steps=steps
+        )
 
 
 class BlockHead:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from minimtp.backend import Array, array_module
+from minimtp.backend import Array, array_module, numpy
 from minimtp.kernels.plain.attention import cached_attention, rotate
 from minimtp.kernels.plain.cache import KEY_PANEL, as_stored, decoded, first_panels, require_steps
 from minimtp.kernels.plain.gates import swiglu
@@ -45,6 +45,18 @@ class TreeArrays(NamedTuple):
     def of_block(self, i: int) -> "TreeArrays":
         steps = None if self.steps is None else self.steps[i]
         return TreeArrays(self.stretches, self.keys[i], self.values[i], steps)
+
+
+def stretches(depths: Sequence[int], start: int) -> numpy.ndarray:
+    """Split a tree in depth-first order into chains: int64 (chains, 3).
+
+    Each chain is its first row, the row after its last, and the position of its first row. The root
+    is at position `start`.
+    """
+    firsts = [row for row, depth in enumerate(depths) if row == 0 or depth != depths[row - 1] + 1]
+    stops = [*firsts[1:], len(depths)]
+    rows = [(a, b, start + depths[a]) for a, b in zip(firsts, stops, strict=True)]
+    return numpy.array(rows, numpy.int64)
 
 
 @dataclass(frozen=True)
