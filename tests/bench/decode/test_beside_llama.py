@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from minimtp.backend import numpy as np
-from minimtp.bench.baselines.llama_cpp import process
+from minimtp.bench.baselines.llama_cpp import gguf_file, process
 from minimtp.bench.decode import beside_llama
 from minimtp.bench.decode.beside_llama import margin, measure_beside_llama
 from minimtp.bench.decode.prompts import Sizes
@@ -54,7 +54,7 @@ def test_the_margin_is_the_difference_of_the_two_logits_at_the_first_other_token
 def test_a_gguf_file_is_measured_as_it_is(run, library, tmp_path, monkeypatch):
     pytest.importorskip("gguf")
     assert main(["export", str(run), "--out", str(tmp_path / "model.gguf")]) == 0
-    monkeypatch.setattr(beside_llama, "write_gguf", None)
+    monkeypatch.setattr(gguf_file, "write_gguf", None)
     found = measure_beside_llama(tmp_path / "model.gguf", sizes=SMALL, report=lambda line: None)
     assert found["file_bytes"] == (tmp_path / "model.gguf").stat().st_size
 
