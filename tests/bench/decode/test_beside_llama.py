@@ -7,7 +7,6 @@ import pytest
 
 from minimtp.backend import numpy as np
 from minimtp.bench.baselines.llama_cpp import gguf_file, process
-from minimtp.bench.decode import beside_llama
 from minimtp.bench.decode.beside_llama import margin, measure_beside_llama
 from minimtp.bench.decode.prompts import Sizes
 from minimtp.cli import main
