@@ -24,7 +24,6 @@ from minimtp.compare.pretrained.texts import Texts
 from minimtp.engine.precision import fastest
 from minimtp.files import delete_leftovers
 from minimtp.formats.load import load
-from minimtp.model.heads.eagle3 import default_layers
 from minimtp.model.loaded import LoadedModel
 from minimtp.training.data.corpus import Corpus
 from minimtp.training.presets import FINE_TUNING, HEAD_TRAINING
@@ -78,12 +77,8 @@ def qat_recipe(model: Recipe, sizes: Sizes, seed: int, precision: str) -> Recipe
 
 
 def heads_recipe(model: Recipe, sizes: Sizes, seed: int, precision: str) -> Recipe:
-    """Return the recipe of the heads: the larger ones, which read three layers. The trunk of
-    `model` is frozen.
-    """
+    """Return the recipe of the heads. The trunk of `model` is frozen."""
     settings = HEAD_TRAINING | {
-        "head_layers": ",".join(map(str, default_layers(model.num_layers))),
-        "head_intermediate_size": model.intermediate_size,
         "sequence_length": min(sizes.sequence, model.context_length),
         "tokens": sizes.head_tokens,
         "evaluation_tokens": 0,

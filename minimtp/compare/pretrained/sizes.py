@@ -23,7 +23,7 @@ class Sizes:
     qat_sequence: int = 256
     qat_batch: int = 2
     qat_tokens: int = 147_456
-    head_tokens: int = 1_200_000
+    head_tokens: int = 1_600_000
     draft_vocabulary: int = 8_192
     evaluation_tokens: int = 8_192
     new_tokens: int = 128
