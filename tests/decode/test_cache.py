@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minimtp.decode.cache import Int8KeyValueCache, KeyValueCache, bytes_for, enlarged
+from minimtp.decode.cache import Int8KeyValueCache, KeyValueCache, TreeRows, bytes_for, enlarged
 from minimtp.decode.model_runner import ModelRunner
 from minimtp.kernels import plain
 from minimtp.kernels.plain.cache import KEY_PANEL, decoded, joined_panels
@@ -213,3 +213,20 @@ def test_an_int8_cache_returns_its_rows_to_within_half_a_step(seed, counts):
         allowed = (0.5 + 127 / 2048) * 1.01 * np.abs(rows).max(axis=-1, keepdims=True) / 127
         assert (np.abs(found_keys - rows) <= allowed).all()
         assert (np.abs(values[: len(rows)] + rows) <= allowed).all()
+
+
+@pytest.mark.parametrize("kind", [KeyValueCache, Int8KeyValueCache])
+def test_the_accepted_rows_of_a_tree_continue_the_cache_in_the_next_panel(kind):
+    cache, tree_rows = kind(LAYERS, CONTEXT, HEADS, HEAD_DIM), 4
+    append(cache, np.ones((KEY_PANEL - 1, LAYERS, HEADS, HEAD_DIM), np.float32))
+    tree, accepted = TreeRows(cache, tree_rows), np.array([0, 2, 3])
+    numbers = np.arange(tree_rows, dtype=tree.keys.dtype)[:, None, None]
+    tree.keys[:], tree.values[:] = numbers, -numbers
+    if tree.steps is not None:
+        tree.steps[:] = numbers
+    tree.append_to_cache(accepted)
+    at = slice(KEY_PANEL - 1, KEY_PANEL + 2)
+    assert (joined_panels(cache.keys)[..., at] == accepted).all()
+    assert (cache.values[:, at] == -accepted[:, None, None]).all()
+    if cache.steps is not None:
+        assert (cache.steps[..., at] == accepted).all()
