@@ -37,6 +37,11 @@ BOUNDS = {
 # and models that rounding had damaged of 12.2 and 8.5 bits.
 DAMAGED_BITS = 3.0  # a model with more bits per byte is damaged
 DAMAGED_BOUND = (1.6, 0.0)
+# Greedy text repeats itself, from a place on that is another in every model. So what it shows varies
+# more than a model's loss: the models MTP of data/results/compare-quick*.json decode 3.05 to 8.85
+# tokens per pass, and two processors trained models that repeat 70 and 83 % of it in lesson 10.
+GREEDY = "temperature 0"
+GREEDY_BOUNDS = {"tokens": (2.5, 0.0), "%": (1.0, 25.0)}
 SCIENTIFIC = (10.0, 0.0)  # rounding errors
 MEAN = (1.1, 0.0)  # a decimal fraction without a unit
 EXACT = (1.0, 0.0)  # a count
@@ -53,11 +58,12 @@ def numbers(line):
     ]
 
 
-def close(quoted, printed):
+def close(quoted, printed, greedy=False):
     (value, unit, written), (again, unit_again, _) = quoted, printed
     without_unit = SCIENTIFIC if "e" in written else MEAN if "." in written else EXACT
     damaged = unit == "bits" and value > DAMAGED_BITS
-    factor, absolute = DAMAGED_BOUND if damaged else BOUNDS.get(unit, without_unit)
+    bounds = BOUNDS | GREEDY_BOUNDS if greedy else BOUNDS
+    factor, absolute = DAMAGED_BOUND if damaged else bounds.get(unit, without_unit)
     if unit != unit_again:
         return False
     if value == again or abs(value - again) <= absolute:
@@ -77,6 +83,15 @@ def comparable(output):
     return [
         line for line in output.splitlines() if line.strip() and not line.lstrip().startswith("|")
     ]
+
+
+def about_greedy_text(lines):
+    """Return for each line whether it is about greedy text: it, or the title above it, says so."""
+    title, found = "", []
+    for line in lines:
+        title = title if line.startswith(" ") else line
+        found.append(any(re.search(rf"{GREEDY}(?![.\d])", part) for part in (title, line)))
+    return found
 
 
 def needs_model(number):
@@ -101,9 +116,10 @@ def test_a_lesson_prints_what_its_text_quotes_within_the_stated_bounds(number, s
     quoted, printed = comparable("".join([quoted, *details])), comparable(process.stdout)
     assert form(quoted) == form(printed)
     if not needs_model(number):
-        for mine, theirs in zip(quoted, printed, strict=True):
+        greedy = about_greedy_text(quoted)
+        for mine, theirs, is_greedy in zip(quoted, printed, greedy, strict=True):
             for a, b in zip(numbers(mine), numbers(theirs), strict=True):
-                assert close(a, b), (
+                assert close(a, b, is_greedy), (
                     f"the text says {a[2]} {a[1]} and the run {b[2]} {b[1]}: {theirs}"
                 )
 
