@@ -77,9 +77,10 @@ def attend(q, keys, values, start, scale, steps, first_group, stop_group, out):
     inverses = np.empty(rows, np.float32)
     values_ahead = HALVES_AHEAD if values.itemsize == 2 else 0
     for group in range(max(first_group, 0), stop_group):
+        queries = q[group]
         for first in range(0, length, PANEL):
             at = (group * panels * PANEL + first) * head_dim
-            multiply_floats(q[group], all_keys, at, PANEL, head_dim, scores, first, KEYS_AHEAD)
+            multiply_floats(queries, all_keys, at, PANEL, head_dim, scores, first, KEYS_AHEAD)
         if steps.size > 0:
             _multiply_columns(scores, steps[0, group], length)
         _softmax(scores, start, shared, np.float32(scale), inverses)

@@ -248,32 +248,32 @@ def _multiply_q8_0(x, panels, first, stop, y):
 @compiled
 def _multiply_quantized(kind, codes, scales, starts, panels, first, stop, y):
     """Multiply quantized rows. Numba compiles one version for each `kind`, a constant."""
-    for panel in range(max(first, 0), stop):
-        column = panel * PANEL
-        target, place, is_edge = y, column, column + PANEL > y.shape[1]
-        if is_edge:
-            target, place = np.empty((codes.shape[0], PANEL), np.float32), 0
-        # A single call: LLVM would compile the tiles twice for two.
-        _multiply_panel(kind, codes, scales, starts, panels, panel, target, place)
-        if is_edge:
-            _copy_edge(target, y, column)
+    first, whole = max(first, 0), min(stop, y.shape[1] // PANEL)
+    _multiply_panels(kind, codes, scales, starts, panels, first, whole, y, first * PANEL)
+    if whole < stop:  # y has fewer columns than the last panel: use a temporary array and copy
+        edge = np.empty((codes.shape[0], PANEL), np.float32)
+        _multiply_panels(kind, codes, scales, starts, panels, whole, stop, edge, 0)
+        _copy_edge(edge, y, whole * PANEL)
 
 
 @compiled
-def _multiply_panel(kind, codes, scales, starts, panels, panel, y, column):
-    fetches = 1 if panels.size >= LARGE else 0
-    row = 0
-    while row < y.shape[0]:
-        rows = _next_rows(y.shape[0] - row, 4)
-        if rows == 4:
-            _tile_4(kind, codes, scales, starts, row, panels, panel, y, row, column, fetches)
-        elif rows == 3:
-            _tile_3(kind, codes, scales, starts, row, panels, panel, y, row, column, fetches)
-        elif rows == 2:
-            _tile_2(kind, codes, scales, starts, row, panels, panel, y, row, column, fetches)
-        else:
-            _tile_1(kind, codes, scales, starts, row, panels, panel, y, row, column, fetches)
-        row, fetches = row + rows, 0  # the other rows find the panel in the cache
+def _multiply_panels(kind, codes, scales, starts, panels, first, stop, y, column):
+    """Write the products with the panels from `first` to before `stop` to y, from `column` on."""
+    for panel in range(first, stop):
+        fetches = 1 if panels.size >= LARGE else 0
+        row = 0
+        while row < y.shape[0]:
+            rows = _next_rows(y.shape[0] - row, 4)
+            if rows == 4:
+                _tile_4(kind, codes, scales, starts, row, panels, panel, y, row, column, fetches)
+            elif rows == 3:
+                _tile_3(kind, codes, scales, starts, row, panels, panel, y, row, column, fetches)
+            elif rows == 2:
+                _tile_2(kind, codes, scales, starts, row, panels, panel, y, row, column, fetches)
+            else:
+                _tile_1(kind, codes, scales, starts, row, panels, panel, y, row, column, fetches)
+            row, fetches = row + rows, 0  # the other rows find the panel in the cache
+        column += PANEL
 
 
 @compiled
