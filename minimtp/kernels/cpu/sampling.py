@@ -19,6 +19,10 @@ def choose(logits, temperature, noise=None):
 def _choose(logits, temperature, noise, tokens):
     memory, vocabulary, temperature = np.empty(SEGMENT), logits.shape[1], np.float32(temperature)
     for row in range(tokens.shape[0]):
+        if noise.shape[0] == 0 and temperature == ONE:
+            token = place_of_largest(logits[row])
+            tokens[row] = token if token >= 0 and np.isfinite(logits[row, token]) else -1
+            continue
         best, token = -np.inf, -1
         # The maximum of a segment is found in vectors. Its place is needed if it is the best.
         for first in range(0, vocabulary, SEGMENT):
@@ -83,10 +87,32 @@ def _sample(logits, temperatures, points, tokens):
         if not np.isfinite(maximum * inverse):
             tokens[row] = -1
         elif temperatures[row] == ZERO:
-            tokens[row] = _first_equal(z, maximum)
+            tokens[row] = place_of_largest(z)
         else:
             softmax_weights(z, inverse, weights)
             tokens[row] = pick(points[row], weights)
+
+
+@compiled
+def place_of_largest(z):
+    """Return the index of the largest element, the first if there are several. -1 if one is NaN."""
+    best, place = -np.inf, 0
+    for first in range(0, z.shape[0], SEGMENT):
+        here = z[first : first + SEGMENT]
+        if _count_nan(here) > 0:
+            return -1
+        maximum = largest(here)
+        if maximum > best:
+            best, place = maximum, first
+    return place + _first_equal(z[place : place + SEGMENT], best)
+
+
+@compiled
+def _count_nan(z):
+    count = 0
+    for v in range(z.shape[0]):
+        count += z[v] != z[v]
+    return count
 
 
 @compiled

@@ -12,7 +12,7 @@ from minimtp.kernels.cpu.math import ZERO, exponentiate, largest, sum_of_exponen
 from minimtp.kernels.cpu.matrices.embedding_rows import decode_rows, embedding
 from minimtp.kernels.cpu.matrices.packed_linear import linear, multiply
 from minimtp.kernels.cpu.norms import normalize, rms_norm
-from minimtp.kernels.cpu.sampling import pick, softmax_weights
+from minimtp.kernels.cpu.sampling import pick, place_of_largest, softmax_weights
 from minimtp.kernels.cpu.truncation import truncate_row
 from minimtp.kernels.plain.decoding.gated_head import TokenParts
 
@@ -137,7 +137,8 @@ def _draft(state, sources, weights, settings, noise, drafts):
         if confidence < min_confidence:
             return index
         if noise.shape[0] == 0:
-            token = logits[0].argmax()
+            # Of -1, a logit that is not a number, any token: it fails in verification.
+            token = max(0, place_of_largest(logits[0]))
         else:
             _shape(logits[0], shaping)
             token = (logits[0] + _noise_of(tokens, noise[index])).argmax()
