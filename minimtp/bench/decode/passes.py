@@ -29,6 +29,7 @@ from minimtp.backend import array_module
 from minimtp.backend import numpy as np
 from minimtp.bench.baselines.llama_cpp.gguf_file import gguf_of
 from minimtp.bench.baselines.llama_cpp.process import LlamaProcess, find_llama
+from minimtp.bench.decode.random_model import random_model
 from minimtp.bench.json_lines import hand_over, result_file
 from minimtp.bench.kernels.speed import read_seconds
 from minimtp.bench.table_text import aligned
@@ -55,6 +56,7 @@ def measure_passes(
     cached: Sequence[int] = (),
     kv_caches: Sequence[str] = ("float32",),
     llama_cpp: bool = False,
+    random_weights: str | None = None,
     rounds: int = 9,
     seed: int = 0,
     out: str | Path | None = None,
@@ -65,7 +67,9 @@ def measure_passes(
 
     threads: numbers of threads (default: one, and all cores). cached: numbers of tokens in the
     cache (default: those of CACHED that fit the context, or half the context). kv_caches: its
-    number formats, those of `Decoder`. llama_cpp: also measure llama.cpp.
+    number formats, those of `Decoder`. llama_cpp: also measure llama.cpp. random_weights: a grid. Then
+    only the config.json at `path` is read, and a model of its sizes with random weights on this
+    grid is measured (random_model.py).
     Raises UserError if an option is invalid, the model has no compiled kernels or no cache of these
     formats, or llama.cpp is not installed, and MeasurementFailed if it cannot run the model.
     """
@@ -75,10 +79,14 @@ def measure_passes(
     _check("seed", [seed], 2**63 - 1, 0)
     if out is not None:
         check_file(out, RESULT)
+    if llama_cpp and random_weights:
+        raise UserError("llama.cpp needs a file with a tokenizer: give a model, not only its sizes")
     if llama_cpp and find_llama().python is None:
         raise UserError(f"llama.cpp {find_llama().obstacle}")
-    loaded, load_before = load(path), machine.load()
-    runner = deploy(loaded.model)[0]
+    load_before = machine.load()
+    loaded = None if random_weights else load(path)
+    model = loaded.model if loaded else random_model(path, random_weights, seed)
+    runner = deploy(model)[0]
     if not runner.rows_at_once or array_module(runner.final_norm) is not np:
         raise UserError(f"{path} has no compiled kernels for the CPU, which this measures")
     if runner.cache.steps is not None and set(kv_caches) != {"int8"}:
@@ -112,8 +120,8 @@ def measure_passes(
                 rows += [e | {"reading_share": reading / e["seconds"][0]} for e in entries]
                 bar.update()
     result = {
-        "measurement": "passes", "model": str(path), "threads": threads, "rounds": rounds,
-        "seed": seed, "weight_bytes": runner.weight_bytes, "read_seconds": reading, "rows": rows,
+        "measurement": "passes", "model": str(path), "random_weights": random_weights,
+        "threads": threads, "rounds": rounds, "seed": seed, "weight_bytes": runner.weight_bytes, "read_seconds": reading, "rows": rows,
         "kernels": kernels.describe("cpu")[0], "machine": machine.describe(load_before),
         "versions": machine.versions() | ({"llama_cpp": find_llama().version} if llama_cpp else {}),
     }  # fmt: skip

@@ -43,6 +43,12 @@ def add_parser(measurements: Commands) -> None:
     )
     add("--llama-cpp", action="store_true", help="also measure llama.cpp with the same weights")
     add(
+        "--random-weights",
+        metavar="GRID",
+        help="measure a model of these sizes with random weights on this grid, such as q4_0; MODEL "
+        "then needs no more than a config.json of transformers",
+    )
+    add(
         "--rounds",
         type=whole_number,
         default=9,
@@ -62,6 +68,7 @@ def run(options: argparse.Namespace) -> int:
         cached=options.cached,
         kv_caches=list(dict.fromkeys(options.kv_cache)),
         llama_cpp=options.llama_cpp,
+        random_weights=options.random_weights,
         rounds=options.rounds,
         seed=options.seed,
         out=options.out,

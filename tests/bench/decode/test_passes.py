@@ -7,8 +7,11 @@ import pytest
 from minimtp.bench.baselines.llama_cpp.process import FoundLlama, find_llama
 from minimtp.bench.decode import passes
 from minimtp.bench.decode.passes import ROWS, measure_passes, table
+from minimtp.bench.decode.random_model import random_model
 from minimtp.cli import main
 from minimtp.errors import UserError
+from minimtp.model.matrix import bits_per_weight
+from minimtp.quant.packed_matrix import stored_arrays
 from tests.kernels.both import needs_numba
 
 pytestmark = needs_numba
@@ -76,3 +79,56 @@ def test_what_cannot_be_measured_is_refused(run, tmp_path, options, message):
     with pytest.raises(UserError, match=message):
         measure_passes(run, out=out, **options)
     assert not out.exists()
+
+
+CONFIG = {  # a Qwen3 of a few thousand weights
+    "architectures": ["Qwen3ForCausalLM"], "vocab_size": 70, "hidden_size": 64, "head_dim": 32,
+    "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "max_position_embeddings": 64,
+}  # fmt: skip
+
+
+@pytest.fixture
+def sizes(tmp_path):
+    """A folder with nothing but a config.json."""
+    (tmp_path / "sizes").mkdir()
+    (tmp_path / "sizes" / "config.json").write_text(json.dumps(CONFIG))
+    return tmp_path / "sizes"
+
+
+@pytest.mark.parametrize("name", [".", "config.json"])
+def test_a_configuration_alone_is_enough_for_a_model_with_random_weights(sizes, name, capsys):
+    arguments = ["--cached", "5", "--rounds", "1", "--threads", "1"]
+    assert main(["bench", "passes", str(sizes / name), *arguments, "--random-weights", "q4_0"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if " ms" in line]
+    assert [row[1] for row in rows] == [str(tokens) for tokens in ROWS]
+
+
+def test_random_weights_depend_on_the_seed_alone_and_take_the_grids_bits(sizes):
+    models = [random_model(sizes, "q4_0", seed) for seed in (3, 3, 4)]
+    first, same, other = (stored_arrays(model) for model in models)
+    assert all((first[name] == same[name]).all() for name in first)
+    assert any((first[name] != other[name]).any() for name in first)
+    config = models[0].config
+    assert (config.hidden_size, config.head_dim, config.qk_norm) == (64, 32, True)
+    block = models[0].trunk.blocks[0]
+    assert bits_per_weight(block.feed_forward) == 4.5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"random_weights": "q9_0"}, "q9_0"),
+        ({"random_weights": "q4_0", "llama_cpp": True}, "give a model, not only its sizes"),
+        ({}, "lacks|has no|missing|tokenizer"),
+    ],
+)
+def test_random_weights_of_what_has_no_configuration_are_refused(run, tmp_path):
+    for path in (run, "smollm2", tmp_path / "missing"):
+        with pytest.raises(UserError, match="has no config.json: random weights need the sizes"):
+            random_model(path, "q4_0", 0)
+
+
+def test_sizes_that_cannot_be_measured_are_refused(sizes, options, message):
+    with pytest.raises(UserError, match=message):
+        measure_passes(sizes, cached=[4], rounds=1, report=lambda line: None, **options)
