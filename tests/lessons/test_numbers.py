@@ -37,9 +37,9 @@ BOUNDS = {
 # and models that rounding had damaged of 12.2 and 8.5 bits.
 DAMAGED_BITS = 3.0  # a model with more bits per byte is damaged
 DAMAGED_BOUND = (1.6, 0.0)
-# Greedy text repeats itself, from a place on that is another in every model. So what it shows varies
-# more than a model's loss: the models MTP of data/results/compare-quick*.json decode 3.05 to 8.85
-# tokens per pass, and two processors trained models that repeat 70 and 83 % of it in lesson 10.
+# Greedy text soon repeats itself, every model's from another place on. So what it shows varies more
+# than a loss: the models MTP of data/results/compare-quick*.json decode 3.05 to 8.85 tokens per
+# pass, and two processors trained models that repeat 70 and 83 % of it in lesson 10.
 GREEDY = "temperature 0"
 GREEDY_BOUNDS = {"tokens": (2.5, 0.0), "%": (1.0, 25.0)}
 SCIENTIFIC = (10.0, 0.0)  # rounding errors

@@ -67,9 +67,8 @@ def measure_passes(
 
     threads: numbers of threads (default: one, and all cores). cached: numbers of tokens in the
     cache (default: those of CACHED that fit the context, or half the context). kv_caches: its
-    number formats, those of `Decoder`. llama_cpp: also measure llama.cpp. random_weights: a grid. Then
-    only the config.json at `path` is read, and a model of its sizes with random weights on this
-    grid is measured (random_model.py).
+    number formats, those of `Decoder`. llama_cpp: also measure llama.cpp. random_weights: a grid, for a
+    model of the sizes in the config.json at `path` with random weights on it (random_model.py).
     Raises UserError if an option is invalid, the model has no compiled kernels or no cache of these
     formats, or llama.cpp is not installed, and MeasurementFailed if it cannot run the model.
     """
@@ -121,7 +120,8 @@ def measure_passes(
                 bar.update()
     result = {
         "measurement": "passes", "model": str(path), "random_weights": random_weights,
-        "threads": threads, "rounds": rounds, "seed": seed, "weight_bytes": runner.weight_bytes, "read_seconds": reading, "rows": rows,
+        "threads": threads, "rounds": rounds, "seed": seed,
+        "weight_bytes": runner.weight_bytes, "read_seconds": reading, "rows": rows,
         "kernels": kernels.describe("cpu")[0], "machine": machine.describe(load_before),
         "versions": machine.versions() | ({"llama_cpp": find_llama().version} if llama_cpp else {}),
     }  # fmt: skip

@@ -115,6 +115,12 @@ def test_random_weights_depend_on_the_seed_alone_and_take_the_grids_bits(sizes):
     assert bits_per_weight(block.feed_forward) == 4.5
 
 
+def test_random_weights_of_what_has_no_configuration_are_refused(run, tmp_path):
+    for path in (run, "smollm2", tmp_path / "missing"):
+        with pytest.raises(UserError, match="has no config.json: random weights need the sizes"):
+            random_model(path, "q4_0", 0)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -123,12 +129,6 @@ def test_random_weights_depend_on_the_seed_alone_and_take_the_grids_bits(sizes):
         ({}, "lacks|has no|missing|tokenizer"),
     ],
 )
-def test_random_weights_of_what_has_no_configuration_are_refused(run, tmp_path):
-    for path in (run, "smollm2", tmp_path / "missing"):
-        with pytest.raises(UserError, match="has no config.json: random weights need the sizes"):
-            random_model(path, "q4_0", 0)
-
-
 def test_sizes_that_cannot_be_measured_are_refused(sizes, options, message):
     with pytest.raises(UserError, match=message):
         measure_passes(sizes, cached=[4], rounds=1, report=lambda line: None, **options)
