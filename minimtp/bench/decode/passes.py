@@ -67,8 +67,8 @@ def measure_passes(
 
     threads: numbers of threads (default: one, and all cores). cached: numbers of tokens in the
     cache (default: those of CACHED that fit the context, or half the context). kv_caches: its
-    number formats, those of `Decoder`. llama_cpp: also measure llama.cpp. random_weights: a grid, for a
-    model of the sizes in the config.json at `path` with random weights on it (random_model.py).
+    number formats, those of `Decoder`. llama_cpp: also measure llama.cpp. random_weights: a grid,
+    for a model of the sizes in the config.json at `path` with random weights (random_model.py).
     Raises UserError if an option is invalid, the model has no compiled kernels or no cache of these
     formats, or llama.cpp is not installed, and MeasurementFailed if it cannot run the model.
     """
