@@ -18,6 +18,7 @@ Exit codes: 0 success, 1 a measurement that cannot be trusted, 2 an error of the
 import contextlib
 import io
 import sys
+import warnings
 
 from minimtp import __version__
 from minimtp.cli import (
@@ -60,6 +61,8 @@ def main(arguments: list[str] | None = None) -> int:
     if interrupts:
         process.open_streams()
         process.drop_unreadable_settings()
+        if not sys.warnoptions:  # NumPy's, about overflow. What a user can change has a sentence.
+            warnings.simplefilter("ignore", RuntimeWarning)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A model may generate characters that the terminal cannot show.

@@ -13,12 +13,14 @@ terminal that is closed, are treated in the same way.
 """
 
 import _thread
+import contextlib
 import errno
 import io
 import os
 import select
 import signal
 import sys
+from threading import Timer
 from types import FrameType
 
 from minimtp.errors import UserError
@@ -41,6 +43,7 @@ def drop_unreadable_settings() -> None:
 
 # On Windows there is no SIGHUP.
 STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+LATER = 0.005  # seconds, after which a destructor has probably ended
 
 
 class Interrupts:
@@ -48,6 +51,8 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.requested = False
+        self._number = signal.SIGINT  # the last signal
+        self._may_raise = True  # not in the hook, which would drop it
 
     def watch(self) -> None:
         """Begin. What the process was started to ignore it keeps ignoring: a shell does that with
@@ -59,15 +64,25 @@ class Interrupts:
                 signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
-        raise KeyboardInterrupt
+        self.requested, self._number = True, number
+        if self._may_raise:
+            raise KeyboardInterrupt
+        self._repeat()
 
     def _unraisable(self, unraisable: object) -> None:
-        """Repeat a Ctrl-C that was pressed in a destructor or a callback, where it is dropped."""
+        """Repeat a signal that came in a destructor or a callback, where the error is dropped."""
+        self._may_raise = False
         if unraisable.exc_type is KeyboardInterrupt:
-            _thread.interrupt_main()
+            self._repeat()
         else:
             sys.__unraisablehook__(unraisable)
+        self._may_raise = True
+
+    def _repeat(self) -> None:
+        timer = Timer(LATER, _thread.interrupt_main, (self._number,))
+        timer.daemon = True
+        with contextlib.suppress(RuntimeError):  # no thread can start: the process is ending
+            timer.start()
 
 
 class Output(io.FileIO):

@@ -3,6 +3,7 @@
 Each function takes a Recipe. Its class is not imported, because recipe.py imports this file.
 """
 
+import re
 from typing import Any
 
 from minimtp.errors import UserError, shown
@@ -11,6 +12,7 @@ from minimtp.errors import UserError, shown
 ONE_HEAD = ("token_conditioned", "eagle3")
 ONE_HEAD_KINDS = "token_conditioned or eagle3"
 MAX_LAYERS = 8  # that a head reads
+LAYER = re.compile(r"[0-9]{1,6}")  # the number of a layer; Python reads no very long numbers
 EAGLE3_DEFAULTS = {
     "head_num_kv_heads": None,
     "norm_before_fc": True,
@@ -173,7 +175,7 @@ def chosen_layers(recipe: Any) -> tuple[int, ...] | None:
     if recipe.head_layers == "auto":
         return None
     parts = recipe.head_layers.split(",")
-    layers = tuple(int(part) for part in parts if part.isdecimal())
+    layers = tuple(int(part) for part in parts if LAYER.fullmatch(part))
     fits = len(parts) == 3 if recipe.heads == "eagle3" else len(parts) <= MAX_LAYERS
     if len(layers) != len(parts) or not fits or max(layers) > count:
         wanted, example = f"one to {MAX_LAYERS}", str(count // 2)

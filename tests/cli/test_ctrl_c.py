@@ -38,6 +38,27 @@ import minimtp
 sys.addaudithook(hook)
 runpy.run_module("minimtp", run_name="__main__", alter_sys=True)
 """
+# Sends one signal inside of a destructor, where Python drops the error that it raises.
+IN_A_DESTRUCTOR = """
+import signal, sys, time
+if "ignore" in sys.argv:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for a background job
+from minimtp.cli.process import Interrupts
+class Dropped:
+    def __del__(self):
+        signal.raise_signal(int(sys.argv[1]))
+        time.sleep(0)
+interrupts = Interrupts()
+interrupts.watch()
+try:
+    thing = Dropped()
+    del thing
+    for _ in range(1000):
+        time.sleep(0.01)
+    print("lost")
+except KeyboardInterrupt:
+    print("stopped", interrupts.requested)
+"""
 COMMANDS = {
     "train": ["train", *SMALL, "--corpus", "poem.txt", "--out", "new"],
     "generate": "generate run --prompt roses --max-new-tokens 4 --temperature 1".split(),
@@ -96,6 +117,21 @@ def test_ctrl_c_during_the_start_ends_the_command_without_a_traceback(name):
 def test_what_kill_and_a_closed_terminal_send_stops_a_command_as_ctrl_c_does(number):
     for name, moment in (("train", 300), ("generate", 200), ("evaluate", 250)):
         assert check(name, moment, number)
+
+
+@pytest.mark.parametrize("number", STOPS, ids=lambda number: number.name)
+@pytest.mark.parametrize("others", [(), ("ignore",)], ids=["terminal", "background"])
+def test_a_signal_in_a_destructor_is_neither_lost_nor_shown(number, others):
+    if others and number == signal.SIGINT:
+        pytest.skip("it is ignored")
+    done = subprocess.run(
+        [sys.executable, "-c", IN_A_DESTRUCTOR, str(int(number)), *others],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.stdout, done.stderr) == ("stopped True\n", "")
 
 
 @pytest.mark.slow

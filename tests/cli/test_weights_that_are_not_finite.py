@@ -2,6 +2,8 @@
 
 import json
 import struct
+import subprocess
+import sys
 
 import pytest
 
@@ -11,6 +13,7 @@ from minimtp.formats.gguf.container import open_gguf
 from minimtp.training.run import checkpoint
 
 BAD = {"NaN": float("nan"), "infinity": float("-inf")}
+HUGE = {"huge": 3e38}  # finite, but a sum of products with a row of it is not
 COMMANDS = {  # MODEL is the bad model, GOOD a good one
     "evaluate": ["evaluate", "MODEL", "--json"],
     "generate": ["generate", "MODEL"],
@@ -35,7 +38,7 @@ def place(tmp_path_factory):
     options = ["--corpus", str(place / "poem.txt"), "--out", str(place / "run")]
     assert main(["train", *small, *options]) == 0
     assert main(["export", str(place / "run"), "--out", str(place / "run.gguf")]) == 0
-    for name, number in BAD.items():
+    for name, number in (BAD | HUGE).items():
         stored = checkpoint.read(place / "run")
         stored.parameters["blocks.0.feed_forward.down.weight"] = _with(
             stored.parameters["blocks.0.feed_forward.down.weight"], number
@@ -50,7 +53,7 @@ def place(tmp_path_factory):
 
 def _with(array, number):
     array = np.array(array)
-    array[3, 5] = number
+    array[3 if number in HUGE.values() else (3, 5)] = number
     return array
 
 
@@ -77,3 +80,15 @@ def test_what_evaluate_writes_is_json_that_every_program_reads(place, capsys):
     arguments = ["evaluate", str(place / "run"), "--json", "--tokens", "64"]
     assert main([*arguments, "--corpus", str(place / "poem.txt")]) == 0
     json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(name))
+
+
+@pytest.mark.parametrize("kernels", ["auto", "plain"])
+@pytest.mark.parametrize("command", ["evaluate", "generate"])
+def test_a_model_that_overflows_gets_one_sentence_and_no_warnings_of_numpy(place, command, kernels):
+    arguments = [command, str(place / "huge"), "--kernels", kernels]
+    done = subprocess.run(
+        [sys.executable, "-m", "minimtp", *arguments], capture_output=True, text=True, timeout=120
+    )
+    lines = [line for line in done.stderr.splitlines() if "compiling kernels" not in line]
+    assert done.returncode == 2 and len(lines) == 1, done.stderr
+    assert lines[0].startswith("minimtp: "), done.stderr

@@ -93,6 +93,8 @@ def test_a_value_of_the_wrong_type_is_refused_with_the_name_of_the_setting(name)
         ({"heads": "eagle3", "head_layers": "1,-2,3"}, "three numbers from 0 to 4"),
         ({"heads": "token_conditioned", "head_layers": "1,5"}, "one to 8 numbers from 0 to 4"),
         ({"heads": "token_conditioned", "head_layers": "1,,2"}, "one to 8 numbers from 0 to 4"),
+        ({"heads": "token_conditioned", "head_layers": "9" * 5000}, "one to 8 numbers from 0 to 4"),
+        ({"heads": "token_conditioned", "head_layers": "\u0661"}, "one to 8 numbers from 0 to 4"),
         ({"heads": "sequential", "head_layers": "1"}, "token_conditioned or eagle3 heads only"),
         ({"heads": "eagle3", "head_intermediate_size": 64}, "token_conditioned heads only"),
         ({"head_intermediate_size": 64}, "token_conditioned heads only"),

@@ -46,13 +46,13 @@ def _cell(configuration: Figures, key: str, kind: str, pattern: str) -> str:
 
 def sizes(configurations: Sequence[Figures], markdown: bool = False) -> str:
     """Return a table of weights and memory."""
-    head = ["configuration", "weights", "against 16 bits", "memory"]
+    head = ["configuration", "weights", "16-bit size over this", "memory"]
     half = configurations[0]["weight_bytes"] / 2
     rows = [
         [
             c["title"],
             f"{c['weight_bytes'] / 1e6:.1f} MB",
-            f"{half / c['weight_bytes']:.2f}x smaller",
+            f"{half / c['weight_bytes']:.2f}x",
             f"{c['memory_bytes'] / 1e6:.0f} MB",
         ]
         for c in configurations

@@ -203,25 +203,48 @@ def _rope(config: Config, path: Path) -> tuple[float, str]:
 
     Newer files keep both in `rope_parameters`, older ones in `rope_theta` and `rope_scaling`.
     """
-    rope = config.rope_parameters or config.rope_scaling or {}
+    rope = _joined_rope(config, path)
     nested = next((key for key, value in rope.items() if isinstance(value, dict)), None)
     if nested is not None:
         raise UserError(f"{path}: RoPE of its own for {shown(nested)} layers is not supported")
-    theta = rope.get("rope_theta", config.rope_theta or 10000.0)
-    kind = rope.get("rope_type", rope.get("type", "default"))
+    theta, kind = rope.get("rope_theta", 10000.0), rope.get("rope_type", "default")
+    rotated = rope.get("partial_rotary_factor", 1.0)
+    if rotated != 1.0:
+        raise UserError(
+            f"{path}: partial_rotary_factor {shown(rotated)} of RoPE is not supported "
+            "(supported: 1.0)"
+        )
     keys = SCALING_KEYS.get(str(kind))
-    if keys is None or rope.get("partial_rotary_factor", 1.0) != 1.0:
+    if keys is None:
         raise UserError(
             f"{path}: RoPE scaling {shown(kind)} is not supported "
             "(supported: default, linear, llama3)"
         )
     numbers = [theta, *(rope.get(key) for key in keys)]
     for key, number in zip(("rope_theta", *keys), numbers, strict=True):
-        if type(number) not in (int, float) or not 0 < number < 1e12:
+        least = 1 if key == "rope_theta" else 0
+        if type(number) not in (int, float) or not least < number <= 1e9:
             raise UserError(
-                f"{path}: {key} of RoPE is {shown(number)}, but must be a number between 0 and "
-                f"1e12: {ADVICE}"
+                f"{path}: {key} of RoPE is {shown(number)}, but must be more than {least} and at "
+                f"most 1e9: {ADVICE}"
             )
     if not keys:
         return float(theta), "none"
     return float(theta), ":".join((str(kind), *(f"{number:.12g}" for number in numbers[1:])))
+
+
+def _joined_rope(config: Config, path: Path) -> dict[str, object]:
+    """Return all that the configuration says about RoPE. Raises UserError if it contradicts itself:
+    versions of transformers would then read different models.
+    """
+    found: dict[str, object] = {}
+    at_the_top = {"rope_theta": config.rope_theta}
+    for source in (at_the_top, config.rope_scaling or {}, config.rope_parameters or {}):
+        for key, value in source.items():
+            name = "rope_type" if key == "type" else key
+            if value is not None and found.setdefault(name, value) != value:
+                raise UserError(
+                    f"{path}: {name} of RoPE is both {shown(found[name])} and {shown(value)}: "
+                    f"{ADVICE}"
+                )
+    return found

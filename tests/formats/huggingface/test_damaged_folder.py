@@ -90,7 +90,13 @@ def test_a_size_that_no_model_has_is_refused_under_the_name_that_the_file_has(ke
     [
         ({"rope_theta": 1e300}, "rope_theta"),
         ({"rope_scaling": {"type": "linear", "factor": 1e13}}, "factor"),
+        ({"rope_scaling": {"type": "linear", "factor": 1.1e9}}, "more than 0 and at most 1e9"),
+        (
+            {"rope_theta": None, "rope_parameters": {"rope_theta": 2e9}},
+            "more than 1 and at most 1e9",
+        ),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "yarn"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor 0.5"),
         ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "full_attention"),
         ({"layer_types": ["linear_attention"] * 2}, "linear_attention"),
         ({"layer_types": ["chunked_attention", "full_attention"]}, "chunked_attention"),
@@ -103,6 +109,40 @@ def test_a_computation_that_is_not_supported_is_refused_and_never_ignored(change
     change(folder, "config.json", **changes)
     message = refusal(folder, folder / "config.json")
     assert words in message and "must be a number above 0" not in message
+
+
+LINEAR = {"rope_type": "linear", "factor": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"rope_parameters": {"rope_type": "default"}, "rope_scaling": LINEAR}, "rope_type"),
+        ({"rope_parameters": LINEAR | {"factor": 4.0}, "rope_scaling": LINEAR}, "factor"),
+        ({"rope_scaling": LINEAR | {"type": "dynamic"}}, "rope_type"),
+        ({"rope_theta": 1e4, "rope_parameters": {"rope_theta": 1e5}}, "rope_theta"),
+        ({"rope_parameters": {"factor": 2.0}, "rope_scaling": {"type": "yarn"}}, "yarn"),
+    ],
+)
+def test_what_versions_of_transformers_would_read_differently_is_refused(changes, words, tmp_path):
+    folder = whole_folder(tmp_path / "model")
+    change(folder, "config.json", **changes)
+    assert words in refusal(folder, folder / "config.json")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rope_parameters": LINEAR, "rope_scaling": LINEAR},
+        {"rope_parameters": LINEAR | {"type": "linear"}, "rope_scaling": None},
+        {"rope_parameters": LINEAR | {"rope_theta": 1e4}, "rope_theta": 1e4},
+        {"rope_parameters": {"rope_theta": 1e4}, "rope_scaling": LINEAR | {"rope_theta": None}},
+    ],
+)
+def test_the_scaling_of_rope_may_be_said_twice(changes, tmp_path):
+    folder = whole_folder(tmp_path / "model")
+    change(folder, "config.json", **changes)
+    assert minimtp.load(folder).config.rope_scaling == "linear:2"
 
 
 def test_the_names_of_one_activation_are_the_same_model(tmp_path):
