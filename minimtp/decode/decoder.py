@@ -1,7 +1,9 @@
 """The public interface: from a loaded model to a decoder, and from a prompt to text."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
+from secrets import randbits
 
 from minimtp.arguments import (
     TEXT,
@@ -176,7 +178,8 @@ class Decoder:
     ) -> Generation:
         """Continue `prompt`: text, bytes, or token ids, to which nothing is added.
 
-        seed: the same seed gives the same text. None (the default): any text, by the fastest rule.
+        seed: the same seed gives the same text. None (the default): another text each time, by the
+        fastest rule.
         stop: strings that end the text, in addition to the tokenizer's end tokens. The token that
         completes such a string is the last one. repetition_penalty: above 1, tokens that the text
         already contains become less likely.
@@ -238,7 +241,7 @@ class Decoder:
         options = GenerationOptions(
             max_new_tokens=max_new_tokens,
             sampling=sampling,
-            seed=seed or 0,
+            seed=randbits(63) if seed is None else seed,
             rule=rule,
             draft_depth=None if draft.length == "auto" else draft.length,
             tree=draft.tree,
@@ -265,8 +268,9 @@ class Decoder:
         if isinstance(drafter, FunctionDrafter):
             drafter, options = None, replace(options, draft_depth=None)
         prompt = [self.loaded.tokenizer.end_token]
-        for _ in start_generation(state.target, drafter, prompt, options):
-            pass
+        with self._states.waiting or nullcontext():
+            for _ in start_generation(state.target, drafter, prompt, options):
+                pass
         self._states.give_back(state)
 
 

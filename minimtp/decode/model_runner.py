@@ -232,7 +232,8 @@ class ModelRunner:
         ):
             raise ValueError(f"this runner cannot have a cache of {kv_cache}")
         other = copy(self)
-        other.cache = empty_like(self.cache, self.cache.context_length, kv_cache)
+        # The cache of `other`: this runner may replace its own meanwhile, in another thread.
+        other.cache = empty_like(other.cache, other.cache.context_length, kv_cache)
         return other
 
     def embed(self, tokens: Array) -> Array:

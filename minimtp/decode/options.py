@@ -141,14 +141,20 @@ def _checked_depth(draft_depth: int | None, drafter: Drafter | None) -> int:
 
 def checked_prompt(prompt: Iterable[int], target: Target) -> np.ndarray:
     """Return the prompt as (P,) int64. Raises UserError if the target cannot continue it."""
-    tokens = _whole_numbers(prompt)
-    if not tokens:
+    tokens = known_tokens(prompt, target)
+    if not len(tokens):
         raise UserError("the prompt is empty: give at least one token to continue")
     if len(tokens) > target.context_length:
         raise UserError(
             f"the prompt has {len(tokens)} tokens, but the context holds {target.context_length}: "
             "shorten it"
         )
+    return tokens
+
+
+def known_tokens(prompt: Iterable[int], target: Target) -> np.ndarray:
+    """Return token ids as (P,) int64. Raises UserError if the target does not know one of them."""
+    tokens = _whole_numbers(prompt)
     for token in tokens:
         if not 0 <= token < target.vocabulary_size:
             raise UserError(

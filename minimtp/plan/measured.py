@@ -29,6 +29,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from minimtp.decode.cache import room_for
 from minimtp.errors import UserError, shown
 from minimtp.plan.candidates import BOTH, INT4, MTP, STANDARD, Candidate
 from minimtp.plan.sizes import GIGA, Hardware
@@ -252,13 +253,14 @@ def from_comparison(path: str | Path) -> tuple[list[Candidate], Hardware, str, d
             f"{shown_path(path)} does not hold the cost of passes (seconds_per_pass, drafted), "
             f"because an earlier version wrote it: delete it and {ADVICE}"
         )
-    context = found.recipe.context_length
+    sizes = found.sizes
+    room = room_for(sizes.prompt + sizes.max_new_tokens, found.recipe.context_length)
     loop, _ = loop_and_row_seconds(found.configurations, 0)
 
     def candidate(name: str, c: MeasuredConfiguration, base: str | None = None) -> Candidate:
         cost = measured_cost(c, loop, 0.0, 0)
         accepted = acceptance_of(c.drafted or [], c.acceptance) if base else None
-        cache = c.cache_bytes / context
+        cache = c.cache_bytes / room
         return Candidate(name, c.weight_bytes, cache, lambda devices: cost, accepted, base)
 
     candidates = [

@@ -11,12 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minimtp.backend import numpy as np
-from minimtp.decode.decoder import Decoder
+from minimtp.decode import cache, model_runner
+from minimtp.decode.decoder import Decoder, deploy
 from minimtp.decode.drafters.config import DraftConfig
+from minimtp.decode.drafters.heads import block_heads, eagle3
+from minimtp.decode.model_runner import ModelRunner
+from minimtp.decode.options import GenerationOptions, start_generation
 from minimtp.decode.sampling.params import SamplingParams
 from minimtp.decode.states import DecodingStates
 from minimtp.errors import UserError
 from minimtp.model.loaded import LoadedModel
+from minimtp.model.rotary import Rotary
 from tests.decode.drafters.helpers import SHAPE, model_with
 from tests.decode.test_decoder import ByteNumbers
 from tests.heads import KINDS
@@ -232,3 +237,54 @@ def test_on_a_gpu_the_rounds_of_threads_do_not_overlap_and_a_round_may_contain_a
 
     decoder.drafter.function = nested
     assert list(decoder.generate(PROMPTS[0], max_new_tokens=6)) == expected == inner[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_state_that_is_cloned_while_its_original_grows_is_whole(kind, monkeypatch):
+    """Another thread may ask for a clone between any two steps of growing."""
+    monkeypatch.setattr(cache, "FIRST_ROOM", 4)
+    target, drafter = deploy(model_with(kind))
+    options = GenerationOptions(max_new_tokens=20, draft_depth=3)
+    clones = []
+
+    def cloning(function):
+        def step(*arguments):
+            clones.append((target.clone(), drafter.clone()))
+            result = function(*arguments)
+            clones.append((target.clone(), drafter.clone()))
+            return result
+
+        return step
+
+    with monkeypatch.context() as patched:
+        for module in (model_runner, block_heads, eagle3):
+            for name in ("enlarged", "with_rows"):
+                if hasattr(module, name):
+                    patched.setattr(module, name, cloning(getattr(module, name)))
+        patched.setattr(Rotary, "tables", cloning(Rotary.tables))
+        text = list(start_generation(target, drafter, [1, 2, 3], options))
+    assert clones
+    for clone in clones:
+        assert list(start_generation(*clone, [1, 2, 3], options)) == text
+
+
+def test_the_passes_that_load_kernels_wait_for_other_threads_where_rounds_do(monkeypatch):
+    decoder, forward, held = made("token_conditioned"), ModelRunner.forward, []
+    decoder._states.waiting = threading.RLock()  # as on a GPU
+
+    def recorded(self, tokens):
+        held.append(decoder._states.waiting._is_owned())
+        return forward(self, tokens)
+
+    monkeypatch.setattr(ModelRunner, "forward", recorded)
+    list(started(decoder, 0))
+    assert held and all(held)
+
+
+def test_without_a_seed_every_sampled_text_is_another_one():
+    decoder = made("none", np.float64)
+    texts = {
+        tuple(decoder.generate(PROMPTS[0], max_new_tokens=12, sampling=SamplingParams(1.0)))
+        for _ in range(4)
+    }
+    assert len(texts) > 1

@@ -82,3 +82,11 @@ def test_a_row_of_every_other_decoding_kernel_has_the_same_bits_alone_and_with_o
     values = normal(rng, room, groups, head_dim)
     alone = cpu.cached_attention(q[one], keys, values, start + row, 0.4)
     assert alone.tobytes() == cpu.cached_attention(q, keys, values, start, 0.4)[one].tobytes()
+
+
+@needs_numba
+@pytest.mark.parametrize("shape", [(0, 4), (2, 4), (4, 4), (3, 3), (3, 5)])
+def test_rotation_refuses_tables_of_other_positions_or_channels(shape):
+    x, table = np.zeros((1, 3, 2, 8), np.float32), np.zeros(shape, np.float32)
+    with pytest.raises(ValueError, match="do not fit the positions"):
+        cpu.rotate(x, table, table)

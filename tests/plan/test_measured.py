@@ -67,6 +67,19 @@ def file(tmp_path):
     return path
 
 
+def test_the_cache_of_a_token_does_not_depend_on_a_context_that_the_measured_text_did_not_fill(
+    tmp_path,
+):
+    """The measured cache has room for 256 positions, of 2 layers, 2 heads, 16 channels, 4 bytes."""
+    found = comparison()
+    found["recipe"]["context_length"] = 4096
+    for configuration in found["configurations"]:
+        configuration["cache_bytes"] = 256 * 2 * (2 * 2 * 16 * 4)
+    (tmp_path / "compare.json").write_text(json.dumps(found))
+    candidates, *_ = from_comparison(tmp_path / "compare.json")
+    assert [candidate.cache_per_token for candidate in candidates] == [512] * 4
+
+
 def test_pass_times_are_linear_between_and_beyond_the_measured_rows():
     times = PassTimes({1: 1.0, 2: 3.0, 4: 4.0})
     assert [times(rows) for rows in (0.5, 1, 1.5, 2, 3, 4, 8)] == [1, 1, 2, 3, 3.5, 4, 6]

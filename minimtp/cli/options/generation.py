@@ -69,7 +69,7 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
         type=seed,
         default=None,
         metavar="N",
-        help="random seed: the same seed gives the same text (default: any text)",
+        help="random seed: the same seed gives the same text (default: another text each time)",
     )
     add(
         "--stop",

@@ -25,6 +25,10 @@ class TextRequest:
     follow_up: Sequence[int] = ()
     ends_in_loops: bool = False
 
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1, not {self.max_new_tokens}")
+
     @property
     def longest(self) -> int:
         """The tokens that the model reads at most."""

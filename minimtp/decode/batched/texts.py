@@ -32,7 +32,7 @@ from minimtp.decode.cache import bytes_for
 from minimtp.decode.decoder import Decoder, deploy
 from minimtp.decode.drafters.config import DraftConfig
 from minimtp.decode.model_runner import ModelRunner
-from minimtp.decode.options import checked_prompt
+from minimtp.decode.options import checked_prompt, known_tokens
 from minimtp.model.loaded import LoadedModel
 
 __all__ = ["GeneratedText", "TextRequest", "generate_texts"]
@@ -64,8 +64,8 @@ def generate_texts(
         return []
     runner = runner or deploy(loaded.model)[0]
     for request in requests:
-        for tokens in (request.prompt, request.follow_up or request.prompt):
-            checked_prompt(tokens, runner)
+        checked_prompt(request.prompt, runner)
+        known_tokens(request.follow_up, runner)  # one that is too long is left out
     if array_module(runner.final_norm) is not np:
         return _one_by_one(loaded, requests, advance)
     room = min(max(request.longest for request in requests), runner.context_length)
@@ -105,15 +105,15 @@ def _one_by_one(
     decoder, found = Decoder(loaded, DraftConfig("none", rule="token")), []
     for request in requests:
         tokens, reason = _continued(decoder, request, request.prompt, request.seed)
-        first_answer = None
+        first_answer, given = None, 0  # given: tokens that the model did not generate
         if reason == "stop" and request.follows(tokens, already=False):
             whole = [*request.prompt, *tokens, *request.follow_up[1:]]
             if len(whole) <= decoder.target.context_length:
-                first_answer = len(tokens)
+                first_answer, given = len(tokens), len(request.follow_up) - 1
                 seed = row_seed(request.seed, 1)  # the second answer draws other numbers
                 more, reason = _continued(decoder, request, whole, seed)
                 tokens += [*request.follow_up[1:], *more]
-        advance(len(tokens))
+        advance(len(tokens) - given)
         found.append(GeneratedText(tokens, reason == "stop", first_answer))
     return found
 

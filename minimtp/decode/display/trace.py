@@ -67,7 +67,8 @@ class Trace:
 
     def rounds(self) -> Iterator[Round]:
         """Yield the generation's rounds, and record each of them first."""
-        statistics, drafting, verifying = self.statistics, 0.0, 0.0
+        statistics = self.statistics
+        drafting, verifying = statistics.seconds_draft, statistics.seconds_verify
         for round_ in self.generation.rounds():
             if statistics.steps == 0:  # prefill
                 taken = TimedRound(round_, 0.0, statistics.seconds_prompt)

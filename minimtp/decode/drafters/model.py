@@ -87,7 +87,9 @@ class ModelDrafter:
         stop = self.model.length + len(tokens)
         self._fed = with_rows(self._fed, room_for(stop, self.model.context_length))
         self._fed[self.model.length : stop] = tokens
-        return self.model.forward(tokens).logits[-1:]
+        for start in range(0, len(tokens), self.model.max_rows):
+            logits = self.model.forward(tokens[start : start + self.model.max_rows]).logits
+        return logits[-1:]
 
 
 def _max_probability(logits: Array) -> float:

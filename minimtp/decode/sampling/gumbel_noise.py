@@ -64,8 +64,8 @@ class GumbelNoise:
         window = self._windows.get(xp)
         if window is None or not window.has_room_for(position, count):
             first = position // size * size
-            needed = -(-(position + count - first) // size) * size
-            room = max(needed, WINDOW, WINDOW_BLOCKS * size)
+            room = max(position + count - first, WINDOW, WINDOW_BLOCKS * size)
+            room = -(-room // size) * size  # whole blocks
             window = _Window(xp.empty((room, self._shape[1])), first)
             self._windows[xp] = window
         while window.stop < position + count:

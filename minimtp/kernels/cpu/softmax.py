@@ -11,6 +11,8 @@ def rotate(x, cos, sin):
     x = np.ascontiguousarray(x)
     y = np.empty_like(x)
     batch, length, heads, head_dim = x.shape
+    if not cos.shape == sin.shape == (length, head_dim // 2):
+        raise ValueError("rotate: the tables do not fit the positions")
     pairs = (batch, length, heads, head_dim // 2, 2)
     _rotate(
         x.reshape(pairs), np.ascontiguousarray(cos), np.ascontiguousarray(sin), y.reshape(pairs)

@@ -190,7 +190,7 @@ class _Work:
             check_parts(self.folder, self.setting, self.size)
             last = last_number(self.folder)
             while found.kept < tokens or len(found.parts) <= last:
-                part = self._stored(len(found.parts))
+                part = self._stored(found)
                 if part is None:
                     part = self._generate(found, texts, tokens, bar)
                 else:
@@ -224,21 +224,31 @@ class _Work:
         ]
         return sorted(found, key=lambda item: -item[1].longest)
 
-    def _stored(self, number: int) -> Part | None:
+    def _stored(self, before: SelfGenerated) -> Part | None:
+        """Return the next part if it is there, whole, and follows on those before."""
+        number = len(before.parts)
+        part = self._read(number, self.report)
+        if part is None or not part.first or part.first == _next_requests(before):
+            return part
+        path = shown_path(part_path(self.folder, number))
+        self.report(f"{path} does not continue the part before it: {WRITTEN_AGAIN}")
+        return None
+
+    def _read(self, number: int, report: Callable[[str], None]) -> Part | None:
         """Return a part if it is there and whole."""
         if kind_at(part_path(self.folder, number)) == "nothing":
             return None
         try:
             return read_part(self.folder, self.setting, number, self.size, WRITTEN_AGAIN)
         except UserError as damage:
-            self.report(str(damage))
+            report(str(damage))
             return None
 
     def _generate(self, found: SelfGenerated, texts: Filter, tokens: int, bar: tqdm) -> Part:
         """Generate the next part and write it."""
-        kinds = found.kinds
-        first = {kind: tally.texts for kind, tally in kinds.items()}
-        requests = self.requests_of(self._plan(kinds, tokens), first)
+        first = _next_requests(found)
+        counts = self._counts_before_the_next(found, first) or self._plan(found.kinds, tokens)
+        requests = self.requests_of(counts, first)
         new = generate_texts(
             self.model,
             [request for _, request in requests],
@@ -246,12 +256,24 @@ class _Work:
             threads=self.threads,
             advance=bar.update,
         )
-        self.generated += sum(len(text.tokens) for text in new)
-        kept, tallies = texts.part(
-            [_text(kind, *pair) for (kind, _), pair in zip(
-                requests, zip([r for _, r in requests], new, strict=True), strict=True)]
-        )  # fmt: skip
-        return write_part(self.folder, self.setting, len(found.parts), tallies, kept)
+        written = [
+            _text(kind, request, text) for (kind, request), text in zip(requests, new, strict=True)
+        ]
+        self.generated += sum(text.new_tokens for text in written)
+        kept, tallies = texts.part(written)
+        return write_part(self.folder, self.setting, len(found.parts), tallies, kept, first)
+
+    def _counts_before_the_next(
+        self, found: SelfGenerated, first: dict[str, int]
+    ) -> dict[str, int] | None:
+        """Return how many texts of each kind there are before the part after the next one, if that
+        is stored: the next one was damaged, and had as many.
+        """
+        after = self._read(len(found.parts) + 1, lambda damage: None)
+        if after is None or not after.first:
+            return None
+        counts = {kind: after.first.get(kind, 0) - first.get(kind, 0) for kind in self.mixture}
+        return counts if min(counts.values()) >= 0 and max(counts.values()) > 0 else None
 
     def _plan(self, kinds: dict[str, Tally], tokens: int) -> dict[str, int]:
         """Return how many texts of each kind the next part gets."""
@@ -275,6 +297,11 @@ class _Work:
         if not tally.texts:
             return EXPECTED * most
         return max(tally.kept / tally.texts, MIN_EXPECTED * most)
+
+
+def _next_requests(before: SelfGenerated) -> dict[str, int]:
+    """Return the number of the next request of each kind, if it is not 0."""
+    return {kind: tally.texts for kind, tally in before.kinds.items() if tally.texts}
 
 
 def _text(kind: str, request: TextRequest, text: GeneratedText) -> StoredText:

@@ -5,8 +5,9 @@
 
 **A part is whole or missing.** It is written when all of its texts are complete, to a temporary
 file that is then renamed (files/). A checksum over its content detects damage. A part is a function
-of the setting and of the parts before it. So a command that was interrupted goes on with the first
-part that is missing, and the result is that of a command that was never interrupted.
+of the setting, of the parts before it, and of its size. So a command that was interrupted goes on
+with the first part that is missing, and the result is that of a command that was never interrupted.
+The size of a part that is damaged later follows from where the next one begins.
 """
 
 import hashlib
@@ -132,7 +133,7 @@ class Tally(Struct):
 
 class Part(Struct):
     """A part. part_of_self_generated_text: the digest of the setting. checksum: CRC-32 of what
-    follows.
+    follows. first: the number of the first request of each kind, if it is not 0.
     """
 
     part_of_self_generated_text: str
@@ -140,9 +141,11 @@ class Part(Struct):
     checksum: Count
     kinds: dict[str, Tally] = field(default_factory=dict)
     texts: list[StoredText] = field(default_factory=list)
+    first: dict[str, Count] = field(default_factory=dict)  # empty in older files
 
     def content_checksum(self) -> int:
-        return zlib.crc32(msgspec.json.encode([self.kinds, self.texts]))
+        content = [self.kinds, self.texts, *([self.first] if self.first else [])]
+        return zlib.crc32(msgspec.json.encode(content))
 
 
 class SelfGenerated:
@@ -277,10 +280,15 @@ def _kept(texts: list[StoredText]) -> dict[str, int]:
 
 
 def write_part(
-    folder: Path, setting: Setting, number: int, kinds: Mapping[str, Tally], texts: list[StoredText]
+    folder: Path,
+    setting: Setting,
+    number: int,
+    kinds: Mapping[str, Tally],
+    texts: list[StoredText],
+    first: Mapping[str, int],
 ) -> Part:
     """Write a part and return it. Raises UserError if it cannot be written."""
-    part = Part(setting.digest, number, 0, dict(kinds), texts)
+    part = Part(setting.digest, number, 0, dict(kinds), texts, dict(first))
     part.checksum = part.content_checksum()
     write_text(part_path(folder, number), msgspec.json.encode(part).decode(), PART)
     return part

@@ -204,3 +204,20 @@ def test_an_error_in_one_thread_ends_the_others():
     with pytest.raises(KeyboardInterrupt):
         generate_texts(model, requests, threads=2, advance=interrupt)
     assert len(calls) < 50
+
+
+def test_a_request_for_no_token_is_an_error():
+    with pytest.raises(ValueError, match="max_new_tokens must be at least 1, not 0"):
+        TextRequest([1], 0)
+
+
+def test_a_follow_up_that_does_not_fit_the_context_is_left_out():
+    model = random_model(context=64)
+    end = model.tokenizer.end_token
+    plain, asked = (
+        generate_texts(model, [TextRequest([1, 2], 20, follow_up=follow_up)])
+        for follow_up in ((), [end, *[7] * 69])
+    )
+    assert plain == asked
+    with pytest.raises(UserError, match="token 999"):
+        generate_texts(model, [TextRequest([1, 2], 20, follow_up=[end, 999])])

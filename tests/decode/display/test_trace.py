@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minimtp.cli import main
-from minimtp.decode.display.trace import BEGINNING, TRACE, owned_text, page
+from minimtp.decode.display.trace import BEGINNING, TRACE, Trace, owned_text, page
+from minimtp.decode.options import GenerationOptions, start_generation
 from minimtp.errors import UserError
 from minimtp.files import check_file
 from tests.decode.display.helpers import ODD, ROOT, letters, spell, traced, traced_trees
@@ -58,6 +59,19 @@ def test_a_trace_yields_the_tokens_of_its_generation_and_its_seconds_sum_to_the_
         statistics.seconds_verify
     )
     assert len(trace.taken) == statistics.steps + 1
+
+
+def test_the_seconds_of_a_trace_whose_rounds_are_read_in_two_parts_sum_to_the_statistics():
+    target = TableTarget(4, 200, seed=2)
+    options = GenerationOptions(max_new_tokens=30)
+    trace = Trace(start_generation(target, None, [0, 1, 2], options))
+    for _ in zip(range(5), trace.rounds(), strict=False):
+        pass
+    for _ in trace.rounds():
+        pass
+    statistics = trace.generation.statistics
+    taken = sum(timed.seconds_verify for timed in trace.taken)
+    assert taken == pytest.approx(statistics.seconds_prompt + statistics.seconds_verify)
 
 
 def test_the_page_contains_every_node_of_a_tree_and_its_accepted_path():

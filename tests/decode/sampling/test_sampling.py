@@ -291,7 +291,8 @@ def test_shared_noise_samples_from_p_independently_at_neighbouring_positions():
 
 @given(
     st.integers(0, 2**64 - 1),
-    st.sampled_from([3, BLOCK_NUMBERS // 20, BLOCK_NUMBERS + 1]),
+    # Blocks of 64, 20, 6, 3 and 1 positions. A window of 64 is no multiple of some of them.
+    st.sampled_from([3, *(BLOCK_NUMBERS // n for n in (20, 6, 3)), BLOCK_NUMBERS + 1]),
     st.lists(st.tuples(st.integers(0, 500), st.integers(1, 130)), min_size=1, max_size=5),
 )
 @settings(max_examples=30)

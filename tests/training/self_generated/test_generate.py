@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from minimtp.backend import numpy as np
+from minimtp.decode.batched.request import GeneratedText
 from minimtp.errors import UserError
 from minimtp.files import writing
 from minimtp.training.data.byte_tokenizer import ByteTokenizer
@@ -128,6 +129,52 @@ def test_more_tokens_add_to_a_folder_and_fewer_change_nothing(chat, tmp_path):
     assert generated(chat, tmp_path, 100).kept == few.kept and contents(tmp_path) == before
     more = generated(chat, tmp_path, 1200)
     assert more.kept >= 1200 and before.items() <= contents(tmp_path).items()
+
+
+def test_a_damaged_part_of_a_folder_that_was_extended_is_generated_as_it_was(chat, tmp_path):
+    """Its size depends on how many tokens were asked for when it was written."""
+    for tokens in (200, 1500):
+        generated(chat, tmp_path, tokens)
+    whole = contents(tmp_path)
+    for name in [name for name in whole if name.startswith("part-")][:-1]:
+        (tmp_path / name).write_bytes(whole[name][:-9])
+        generated(chat, tmp_path, 1500)
+        assert contents(tmp_path) == whole, name
+
+
+def test_after_two_damaged_parts_no_text_is_there_twice(chat, tmp_path):
+    for tokens in (200, 1500):
+        generated(chat, tmp_path, tokens)
+    for number in (0, 1):
+        path, said = tmp_path / f"part-{number:05}.json", []
+        path.write_bytes(path.read_bytes()[:-9])
+    texts = generated(chat, tmp_path, 1500, report=said.append).texts
+    assert any("does not continue the part before it" in line for line in said)
+    prompts = [(text.kind, tuple(text.prompt), tuple(text.tokens)) for text in texts]
+    assert len(set(prompts)) == len(prompts)
+
+
+def test_the_tokens_that_were_generated_are_those_of_the_model_alone(chat, tmp_path, monkeypatch):
+    """And not those of a user's second message, which is part of the text."""
+    numbers = iter(range(10**6))
+
+    def answered(model, requests, **options):
+        texts = []
+        for request in requests:
+            answer = [next(numbers) % 256 for _ in range(12)]
+            between = list(request.follow_up[1:])
+            first = 13 if between else None
+            tokens = [*answer, END, *between, *answer[::-1], END] if between else [*answer, END]
+            texts.append(GeneratedText(tokens, True, first))
+        return texts
+
+    monkeypatch.setattr(generate, "generate_texts", answered)
+    requests = Requests(chat.tokenizer, chat.config.context_length, 0, SHORT)
+    result = generate.generate_text(chat, requests, helpers.MIXTURE, tmp_path, 900)
+    texts = result.texts.texts
+    assert any(text.second_answer for text in texts)
+    expected = sum(13 if text.second_answer is None else 26 for text in texts)
+    assert result.tokens == expected
 
 
 @pytest.mark.parametrize(

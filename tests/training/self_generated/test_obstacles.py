@@ -122,7 +122,7 @@ def test_a_part_whose_numbers_are_not_those_of_its_texts_is_refused_and_generate
         kinds = {}
     from minimtp.training.self_generated.stored import read_setting
 
-    write_part(own, read_setting(own), 0, kinds, texts)
+    write_part(own, read_setting(own), 0, kinds, texts, {})
     with pytest.raises(UserError, match="does not hold the texts that it counts"):
         read_texts(own, MODEL.tokenizer)
     lines = []

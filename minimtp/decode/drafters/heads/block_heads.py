@@ -3,6 +3,7 @@ KV cache per head.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from copy import copy
 from types import ModuleType
 
@@ -55,10 +56,15 @@ class BlockHead:
         self._angles = runner.rotary.tables(room, self._norm)  # cosine and sine, (room, C/2) each
 
     def clone(self) -> "BlockHead":
-        """Return a head with the same weights and its own empty cache."""
+        """Return a head with the same weights and its own empty cache.
+
+        This one may grow meanwhile, in another thread. So only the copy is read, and `extend`
+        replaces the cache last.
+        """
         other = copy(self)
-        other.cache = self.cache.clone()
-        other.states = array_module(self.states).empty_like(self.states)
+        other.cache = other.cache.clone()
+        room = other.cache.context_length
+        other.states = array_module(other.states).empty_like(other.states[:room])
         return other
 
     def extend(self, x: Array) -> None:
@@ -68,8 +74,9 @@ class BlockHead:
         start, stop = self.cache.length, self.cache.length + len(x)
         if stop > self.cache.context_length:
             room = room_for(stop, self._runner.context_length, array_module(x))
-            self.cache, self.states = enlarged(self.cache, room), with_rows(self.states, room)
             self._angles = self._runner.rotary.tables(room, self._norm)
+            self.states = with_rows(self.states, room)
+            self.cache = enlarged(self.cache, room)
         cosine, sine = (table[start:stop] for table in self._angles)
         self._block.forward(x, self.cache, 0, cosine, sine)
         self.cache.extend(len(x))
@@ -95,16 +102,17 @@ class BlockHeadDrafter(ABC):
         self._output = runner.output
         self._heads = [self.head_type(head, runner) for head in heads.steps]
         self._context_length = runner.context_length
+        self._max_rows = runner.max_rows  # of a pass; more would need large buffers
         room = room_for(1, runner.context_length, xp)
         self._hidden = xp.empty((room, runner.config.hidden_size), runner.final_norm.dtype)
         self._tokens = xp.zeros(room + self.max_depth + 1, np.int64)
         self._rows = 0  # committed rows; with the pending token there is one more token than rows
 
     def clone(self) -> "BlockHeadDrafter":
-        other = copy(self)
-        other._heads = [head.clone() for head in self._heads]
-        other._hidden = self._xp.empty_like(self._hidden)
-        other._tokens = self._xp.zeros_like(self._tokens)
+        other = copy(self)  # what is read below; this drafter may grow meanwhile
+        other._heads = [head.clone() for head in other._heads]
+        other._hidden = self._xp.empty_like(other._hidden)
+        other._tokens = self._xp.zeros_like(other._tokens)
         return other
 
     def reset(self, first_token: int) -> None:
@@ -117,12 +125,17 @@ class BlockHeadDrafter(ABC):
         start, self._rows = self._rows, self._rows + len(tokens)
         if self._rows > len(self._hidden):
             room = room_for(self._rows, self._context_length, self._xp)
-            self._hidden = with_rows(self._hidden, room)
             self._tokens = with_rows(self._tokens, room + self.max_depth + 1)
+            self._hidden = with_rows(self._hidden, room)  # the last: its length decides
         self._hidden[start : self._rows] = hidden
         self._tokens[start + 1 : self._rows + 1] = self._xp.asarray(tokens)
         if len(tokens) > self.max_depth + 1:
             self._catch_up()
+
+    def _passes(self, start: int, stop: int) -> Iterator[slice]:
+        """Split the rows from `start` to before `stop` into passes of heads."""
+        for first in range(start, stop, self._max_rows):
+            yield slice(first, min(first + self._max_rows, stop))
 
     @abstractmethod
     def _catch_up(self) -> None:

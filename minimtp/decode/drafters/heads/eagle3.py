@@ -65,9 +65,13 @@ class Eagle3Runner:
         self._angles = self._rotary.tables(room, self._norm)  # cosine and sine, (room, C/2) each
 
     def clone(self) -> "Eagle3Runner":
-        """Return a head with the same weights and its own empty cache."""
+        """Return a head with the same weights and its own empty cache.
+
+        This one may grow meanwhile, in another thread. So only the copy is read, and `_make_room`
+        replaces the cache last.
+        """
         other = copy(self)
-        other.cache = self.cache.clone()
+        other.cache = other.cache.clone()
         return other
 
     def fuse(self, hidden: Array) -> Array:
@@ -127,8 +131,8 @@ class Eagle3Runner:
         xp = array_module(self._norm)
         if rows > self.cache.context_length:
             room = room_for(rows, self._longest, xp)
-            self.cache = enlarged(self.cache, room)
             self._angles = self._rotary.tables(room, self._norm)
+            self.cache = enlarged(self.cache, room)
 
 
 class Eagle3Drafter:

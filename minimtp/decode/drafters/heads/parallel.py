@@ -24,8 +24,8 @@ class ParallelDrafter(BlockHeadDrafter):
 
     def _catch_up(self) -> None:
         for head in self._heads:
-            if head.cache.length < self._rows:
-                head.extend(self._hidden[head.cache.length : self._rows].copy())
+            for rows in self._passes(head.cache.length, self._rows):
+                head.extend(self._hidden[rows].copy())
 
     def _logits(self, depth: int) -> Array:
         """Return the logits (K, V) of the first `depth` heads, at the last committed row."""

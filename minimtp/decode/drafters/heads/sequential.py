@@ -34,8 +34,6 @@ class SequentialModule(BlockHead):
         (R,) to join them with.
         """
         kernel, epsilon = self._kernel, self._config.norm_eps
-        if not len(tokens):
-            return
         state, _ = kernel.rms_norm(states, self._state_norm, epsilon)
         token, _ = kernel.rms_norm(self._runner.embed(tokens), self._token_norm, epsilon)
         joined = array_module(state).concatenate([state, token], axis=1)  # (R, 2D)
@@ -89,8 +87,8 @@ class SequentialDrafter(BlockHeadDrafter):
         the trunk for the first.
         """
         module = self._heads[index]
-        rows = slice(module.cache.length, max(stop, module.cache.length))
         states = self._heads[index - 1].states if index else self._hidden
-        tokens = self._tokens[rows.start + index + 1 : rows.stop + index + 1]
-        module.extend_from(states[rows], tokens)
+        for rows in self._passes(module.cache.length, stop):
+            tokens = self._tokens[rows.start + index + 1 : rows.stop + index + 1]
+            module.extend_from(states[rows], tokens)
         return module
