@@ -43,13 +43,14 @@ LESSON_11 = ROOT / "lessons" / "lesson11_real_model" / "README.md"
 PAGES = (ROOT / "README.md", RESULTS / "README.md", LESSON_11)
 DATES = {  # when the files were measured; 2026-11-27 unless listed
     "bench-rounds-laptop": "2026-11-24",
-    "compare-quick": "2026-11-29",
+    "compare-quick": "2026-12-01",
     "compare-quick-zen3": "2026-11-30",
     "bench-passes-zen3": "2026-12-01",
     "quality-quick": "2026-11-23",
-    "smollm2": "2026-11-29",
+    "smollm2": "2026-12-01",
     "smollm2-zen3": "2026-12-01",
-    "bench-passes": "2026-11-29",
+    "bench-passes": "2026-12-01",
+    "bench-passes-qwen3": "2026-12-01",
     "bench-sampling": "2026-11-30",
     "acceptance-eagle3": "2026-12-01",
     "acceptance-larger": "2026-12-01",
@@ -60,7 +61,7 @@ DATES = {  # when the files were measured; 2026-11-27 unless listed
 # preset trained on fewer tokens.
 PROCESSORS = {
     "compare-quick-zen3": "AMD Zen 3, without AVX-512",
-    "compare-quick": "AMD Zen 4 *",
+    "compare-quick": "AMD Zen 4",
     "compare-quick-amx": "Intel Xeon with AMX",
     "compare-quick-intel": "Intel Emerald Rapids *",
     "compare-quick-zen5": "AMD Zen 5 *",
@@ -298,6 +299,7 @@ BLOCKS: dict[str, Callable[[Result], str]] = {  # by the name of the file
     "smollm2-zen3": pretrained_speed,
     "bench-passes": partial(passes.table, markdown=True),
     "bench-passes-zen3": partial(passes.table, markdown=True),
+    "bench-passes-qwen3": partial(passes.table, markdown=True),
     "bench-sampling": partial(sampling.table, markdown=True),
     "acceptance-eagle3": partial(acceptance.table, markdown=True),
     "acceptance-larger": partial(acceptance.table, markdown=True),
