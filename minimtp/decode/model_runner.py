@@ -46,7 +46,8 @@ class ForwardOutput(NamedTuple):
     """The result of a forward pass over T tokens."""
 
     logits: Array  # (T, V): row t predicts the token after token t
-    hidden: Array  # (T, W), for the drafters: the state after the final norm, and layers' inputs
+    # (T, W), for the drafters: the state after the final norm, and layers' inputs. W may be 0.
+    hidden: Array
 
 
 class ModelRunner:

@@ -3,17 +3,12 @@ can be truncated.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
-from minimtp.backend import Array
 from minimtp.backend import numpy as np
+from minimtp.decode.model_runner import ForwardOutput
 
-
-class ForwardOutput(NamedTuple):
-    """The result of one forward pass over T tokens."""
-
-    logits: Array  # (T, V): row t predicts the token after token t
-    hidden: Array  # (T, D): the hidden states that drafters read; D = 0 if the target has none
+__all__ = ["ForwardOutput", "Target", "TreeTarget"]
 
 
 class Target(Protocol):

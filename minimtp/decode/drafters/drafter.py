@@ -95,6 +95,19 @@ def join_samples(
     return joined, None if scores[0] is None else np.concatenate(scores)
 
 
+def of_all_tokens(logits: Array, ids: Array | None, vocabulary_size: int) -> Array:
+    """Return the logits (1, V) of all tokens, given those (1, V') of a draft vocabulary (V',).
+
+    The other tokens have -inf, so a rule never samples them, and sees the distribution that drafts
+    are sampled from. Without a draft vocabulary (None), these are all tokens.
+    """
+    if ids is None:
+        return logits
+    every = array_module(logits).full((1, vocabulary_size), -np.inf, logits.dtype)
+    every[:, ids] = logits
+    return every
+
+
 class Backlog:
     """The committed rows for `drafter` since the last delivery."""
 

@@ -19,7 +19,7 @@ from copy import copy
 from minimtp.backend import Array, array_module
 from minimtp.backend import numpy as np
 from minimtp.decode.cache import KeyValueCache, enlarged, room_for
-from minimtp.decode.drafters.drafter import join_samples
+from minimtp.decode.drafters.drafter import join_samples, of_all_tokens
 from minimtp.decode.drafters.tree_growth import grow
 from minimtp.decode.model_runner import ModelRunner
 from minimtp.decode.rules.rule import PerturbedArgmax, Rule, Scores, VocabularyScores
@@ -195,7 +195,9 @@ class Eagle3Drafter:
             if argmax is not None:
                 samples.append((self._highest(logits, argmax, index), None))
             else:
-                token, scores = rule.sample(self._of_all_tokens(logits), index)
+                token, scores = rule.sample(
+                    of_all_tokens(logits, self._ids, self._vocabulary_size), index
+                )
                 samples.append((self._xp.asarray(token), scores))
             return samples[-1][0]
 
@@ -229,7 +231,7 @@ class Eagle3Drafter:
                     head.add_row(key, value)
                 states[node] = head.extend(states[parent], self._xp.asarray(path[-1:]))
                 paths[node] = [*paths[parent], head.last_row()]
-            return self._of_all_tokens(head.logits(states[node]))
+            return of_all_tokens(head.logits(states[node]), self._ids, self._vocabulary_size)
 
         tree = grow(self._pending, follow, rule, nodes, depth, min_acceptance)
         head.cache.truncate(self._rows)
@@ -251,16 +253,6 @@ class Eagle3Drafter:
             noise = noise_of(self._ids, argmax.noise[index : index + 1])
             logits = argmax.sampling.scores(logits) + noise
         return tokens_at(self._ids, logits.argmax(axis=-1))
-
-    def _of_all_tokens(self, logits: Array) -> Array:
-        """logits (1, V') -> (1, V). The other tokens have -inf, so a rule never samples them, and
-        sees the distribution that drafts are sampled from.
-        """
-        if self._ids is None:
-            return logits
-        every = self._xp.full((1, self._vocabulary_size), -np.inf, logits.dtype)
-        every[:, self._ids] = logits
-        return every
 
 
 def _output(heads: Eagle3Heads, runner: ModelRunner) -> PreparedMatrix:

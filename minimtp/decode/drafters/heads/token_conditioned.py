@@ -7,7 +7,7 @@ from copy import copy
 from minimtp.backend import Array, array_module
 from minimtp.backend import numpy as np
 from minimtp.decode.drafters.acceptance import SHARPNESS
-from minimtp.decode.drafters.drafter import join_samples
+from minimtp.decode.drafters.drafter import join_samples, of_all_tokens
 from minimtp.decode.drafters.tree_growth import WIDTH, depth_first, grow
 from minimtp.decode.model_runner import ModelRunner
 from minimtp.decode.rules.rule import Rule, Scores, VocabularyScores
@@ -164,16 +164,9 @@ class TokenConditionedDrafter:
     def _next_logits(self, state: Array, token: Array) -> tuple[Array, Array]:
         """Return the logits (1, V) of the token after `token` (1,), and their maximum probability.
         Changes the state (1, D) in place.
-
-        A token outside the draft vocabulary has the logit -inf, so a rule never samples it, and
-        sees the distribution that drafts are sampled from.
         """
         logits, probability = self._kernel.gated_step(state, self._token_part(token), self._step)
-        if self._ids is not None:
-            every = self._xp.full((1, self._vocabulary_size), -np.inf, logits.dtype)
-            every[:, self._ids] = logits
-            logits = every
-        return logits, probability
+        return of_all_tokens(logits, self._ids, self._vocabulary_size), probability
 
     def _pending_token(self) -> Array:
         return self._xp.full(1, self._pending, np.int64)
