@@ -20,7 +20,8 @@ def cost_identity(loaded: LoadedModel, target: ModelRunner) -> dict[str, object]
     """Return the named properties on which the time of a forward pass depends."""
     norm: Array = target.final_norm
     device = "cpu" if array_module(norm) is np else "cuda"
-    sources = sorted(Path(kernels.__file__).parent.rglob("*.py"))
+    folder = Path(kernels.__file__).parent
+    sources = sorted(path for kind in ("py", "cu", "cuh") for path in folder.rglob(f"*.{kind}"))
     sources.append(Path(model_runner.__file__))
     code = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
     return {

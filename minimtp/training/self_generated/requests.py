@@ -97,7 +97,7 @@ class Requests:
         return self._requests(kind, numbers, prompts, self.lengths.continuation)
 
     def max_new_tokens(self, kind: str) -> int:
-        """Return how many tokens the model can add to a text of the kind."""
+        """Return how many tokens the model can add to a text of the kind, at most."""
         if kind == "text":
             return min(self.context_length, self.lengths.own_text)
         if kind == "chat":
