@@ -147,6 +147,7 @@ CALLS = {
         evaluated,
         dict(
             run="run", corpus=["text.txt"], tokens=64, threads=1, context_length=16, against="run",
+            kv_cache="int8",
         ),
         {},
     ),

@@ -11,6 +11,7 @@ from minimtp.cli.parser import (
     add_corpus,
     add_device,
     add_kernels,
+    add_kv_cache,
     add_model,
     add_threads,
     note_unused,
@@ -43,6 +44,7 @@ def add_parser(commands: Commands) -> None:
         metavar="MODEL",
         help="compare the predictions with those of this model, such as the one before rounding",
     )
+    add_kv_cache(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     add_device(parser)
     add_threads(parser)
@@ -67,6 +69,7 @@ def run(options: argparse.Namespace) -> int:
         threads=options.threads,
         context_length=options.context,
         against=against,
+        kv_cache=options.kv_cache,
     )
     print(f"corpus    {corpus.describe()}", file=sys.stderr)
     if warning := corpus.warning(loaded.corpus):

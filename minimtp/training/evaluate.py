@@ -36,9 +36,10 @@ from dataclasses import asdict, dataclass, fields
 from math import isfinite, log
 from pathlib import Path
 
-from minimtp.arguments import THREADS, checked_arguments, optional, whole
+from minimtp.arguments import THREADS, checked_arguments, one_of, optional, whole
 from minimtp.backend import array_module, to_numpy
 from minimtp.backend import numpy as np
+from minimtp.engine.module import replicate
 from minimtp.errors import UserError
 from minimtp.machine import available_cores
 from minimtp.model.loaded import LOADED, LoadedModel
@@ -117,6 +118,7 @@ class Evaluation:
     threads=optional(THREADS),
     context_length=optional(whole(1)),
     against=optional(LOADED),
+    kv_cache=one_of("float32", "float16", "int8"),
 )
 def evaluate(
     run: LoadedRun,
@@ -126,6 +128,7 @@ def evaluate(
     threads: int | None = None,
     context_length: int | None = None,
     against: LoadedModel | None = None,
+    kv_cache: str = "float32",
 ) -> Evaluation:
     """Evaluate a loaded model on the held-out part of a corpus.
 
@@ -136,8 +139,10 @@ def evaluate(
     context_length: the length of a window, at most the model's context (None: the model's context,
         but at most MAX_WINDOW).
     against: a reference with the same tokens, for the divergence and the agreement.
+    kv_cache: round keys and values to "float16" or "int8", as `Decoder` does. The reference keeps
+        its own.
 
-    Raises UserError if the corpus, the reference or a number cannot be used.
+    Raises UserError if the corpus, the reference or an option cannot be used.
     """
     window = window_for(run, context_length)
     if against is not None:
@@ -147,13 +152,24 @@ def evaluate(
         corpus = corpus_for(run, corpus)
     tokens = tokens or run.recipe.evaluation_tokens or DEFAULT_TOKENS
     reference = None if against is None else against.model
-    evaluation = evaluate_model(run.model, corpus, window, tokens, threads, reference)
+    model = run.model if kv_cache == "float32" else _with_kv_cache(run, kv_cache)
+    evaluation = evaluate_model(model, corpus, window, tokens, threads, reference)
     if not isfinite(evaluation.bits_per_byte):
         raise UserError(
             f"{run.path} predicts {evaluation.bits_per_byte} bits per byte, so its weights are "
             "damaged or too large: use another model"
         )
     return evaluation
+
+
+def _with_kv_cache(run: LoadedRun, kv_cache: str) -> Model:
+    """Return the model with keys and values rounded as in this cache. The run does not change."""
+    from minimtp.quant.qat.kv_cache import with_cache
+
+    trained = run.model.trunk.blocks[0].attention.cache
+    if trained not in ("float", kv_cache):
+        raise UserError(f"{run.path} was trained with an {trained} cache, so it has no other")
+    return with_cache(replicate(run.model), kv_cache)
 
 
 def window_for(

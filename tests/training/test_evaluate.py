@@ -1,10 +1,14 @@
 """An evaluation measures bits per byte, accuracy and acceptance, and warns of dead heads."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from minimtp.backend import numpy as np
+from minimtp.engine.module import replicate
+from minimtp.errors import UserError
+from minimtp.quant.qat.kv_cache import with_cache
 from minimtp.training.build import build_model
 from minimtp.training.data.corpus import Corpus
 from minimtp.training.evaluate import Evaluation, dead_heads, evaluate, evaluate_model
@@ -59,6 +63,23 @@ def test_evaluating_a_run_gives_the_last_evaluation_of_its_training(tmp_path):
             report=quiet,
         )
         assert evaluate(load_run(tmp_path / name)) == result.evaluation
+
+
+def test_an_evaluation_with_a_rounded_cache_is_that_of_a_model_that_rounds_and_changes_nothing(
+    tmp_path,
+):
+    (tmp_path / "poem.txt").write_bytes(b"roses are red, violets are blue, " * 100)
+    train(recipe_of(), [tmp_path / "poem.txt"], tmp_path / "run", report=quiet)
+    run = load_run(tmp_path / "run")
+    exact = evaluate(run)
+    found = {cache: evaluate(run, against=run, kv_cache=cache) for cache in ("float16", "int8")}
+    assert 0 < found["float16"].divergence < found["int8"].divergence < 0.01
+    rounding = with_cache(replicate(run.model), "int8")
+    alone = evaluate(replace(run, model=rounding))
+    assert found["int8"].nats == alone.nats != exact.nats
+    assert evaluate(run) == exact
+    with pytest.raises(UserError, match="was trained with an int8 cache, so it has no other"):
+        evaluate(replace(run, model=rounding), kv_cache="float16")
 
 
 def test_a_dead_head_gives_a_warning_that_names_it_and_the_remedies():

@@ -9,8 +9,8 @@ from minimtp.model.layers import Embedding
 from minimtp.quant import packing
 from minimtp.quant.grids import Grid
 from minimtp.quant.packed_matrix import PackedEmbedding, PackedLinear, PackedMatrix, packed_name
+from minimtp.quant.qat.kv_cache import with_cache
 from minimtp.quant.qat.modules import FakeQuantizedEmbedding, FakeQuantizedMatrix
-from minimtp.quant.qat.prepare import with_cache
 from minimtp.quant.qat.spec import QuantizationSpec, grids_of
 
 ADVICE = "use another run folder"
@@ -94,7 +94,7 @@ def restore(model: Module, spec: QuantizationSpec, arrays: dict[str, Array]) -> 
                 raise UserError(f"{name} has scales that are NaN or infinite: {ADVICE}")
         return _packed_module(module, grid, packed[key], spec)
 
-    model = with_cache(replace_modules(model, swap), spec)
+    model = with_cache(replace_modules(model, swap), spec.cache)
     for name, parameter in model.named_parameters():
         parameter.data = take(name, parameter.shape, parameter.dtype)
         if not array_module(parameter.data).isfinite(parameter.data).all():

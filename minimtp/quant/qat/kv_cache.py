@@ -4,8 +4,9 @@ The KV cache of a long sequence is larger than the weights. The key (after its r
 value of a position, C numbers per head, are written once and read by every later token, so they can
 be stored as codes:
 
-    int8    one scale for the C numbers of a head; almost no loss in quality
-    int4    one scale per 32 numbers, after a rotation
+    int8     one scale for the C numbers of a head; almost no loss in quality
+    int4     one scale per 32 numbers, after a rotation
+    float16  the nearest numbers of 16 bits; only to measure what that cache of a decoder costs
 
 Keys have channels that are always large. At 4 bits such a channel determines the scale and leaves
 little precision for the others. A product with an orthonormal Hadamard matrix R, built of plus and
@@ -23,12 +24,13 @@ from functools import partial
 
 from minimtp.backend import Array, array_module
 from minimtp.engine.fused import CausalAttention
+from minimtp.engine.module import Module, replace_modules
 from minimtp.model.transformer import Attention
 from minimtp.quant.grids import Grid, grid_named
 from minimtp.quant.grids.base import Scales
 
-CACHES = ("float", "int8", "int4")
-GRIDS = {"int8": "int8-restricted-channel", "int4": "int4-restricted-g32"}
+CACHES = ("float", "int8", "int4")  # of training
+GRIDS = {"float16": "f16", "int8": "int8-restricted-channel", "int4": "int4-restricted-g32"}
 
 
 def hadamard(head_dim: int, like: Array) -> Array:
@@ -72,7 +74,7 @@ def fake_quantize_rows(rows: Array, cache: str) -> Array:
 
 
 class QuantizedCacheAttention(CausalAttention):
-    """`CausalAttention` over keys and values from a quantized cache. cache: "int8" or "int4"."""
+    """`CausalAttention` over keys and values from a quantized cache. cache: one of GRIDS."""
 
     straight_through = True
 
@@ -98,6 +100,17 @@ class AttentionWithQuantizedCache(Attention):
 
     def operation(self, cosine: Array, sine: Array) -> CausalAttention:
         return QuantizedCacheAttention(self.cache, self.num_heads, self.num_kv_heads, cosine, sine)
+
+
+def with_cache(model: Module, cache: str) -> Module:
+    """Let every attention of the model read keys and values from a cache: "float", or one of GRIDS."""
+    if cache == "float":
+        return model
+
+    def swap(name: str, module: Module) -> Module | None:
+        return AttentionWithQuantizedCache(module, cache) if isinstance(module, Attention) else None
+
+    return replace_modules(model, swap)
 
 
 def _grid(cache: str) -> Grid:

@@ -4,11 +4,10 @@ from minimtp.backend import Array, array_module
 from minimtp.engine.module import Module, replace_modules
 from minimtp.engine.tensor import Parameter
 from minimtp.model.layers import Embedding, Linear
-from minimtp.model.transformer import Attention
 from minimtp.quant.grids import Grid
 from minimtp.quant.grids.scales import step_and_minimum_of, step_of
 from minimtp.quant.packed_matrix import PackedMatrix
-from minimtp.quant.qat.kv_cache import AttentionWithQuantizedCache
+from minimtp.quant.qat.kv_cache import with_cache
 from minimtp.quant.qat.learned import first_log_steps, first_log_steps_and_offsets
 from minimtp.quant.qat.modules import (
     FakeQuantizedEmbedding,
@@ -86,7 +85,7 @@ def prepare_qat(
             return _learned_linear(module, grid, spec, name)
         return linear(module.weight, grid, spec, name)
 
-    return with_cache(replace_modules(model, swap), spec)
+    return with_cache(replace_modules(model, swap), spec.cache)
 
 
 def add_learned_step_parameters(model: Module, spec: QuantizationSpec) -> Module:
@@ -127,19 +126,6 @@ def add_learned_step_parameters(model: Module, spec: QuantizationSpec) -> Module
         return LinearWithStepParameters(module.weight, log_steps, offsets)
 
     return replace_modules(model, add_start if spec.scales == "learned-from-start" else add)
-
-
-def with_cache(model: Module, spec: QuantizationSpec) -> Module:
-    """Let every attention of the model read keys and values from the spec's cache."""
-    if spec.cache == "float":
-        return model
-
-    def swap(name: str, module: Module) -> Module | None:
-        if isinstance(module, Attention):
-            return AttentionWithQuantizedCache(module, spec.cache)
-        return None
-
-    return replace_modules(model, swap)
 
 
 def _learned_linear(
