@@ -52,7 +52,7 @@ class KeyValueCache:
         self._layers = [(self.keys[layer], self.values[layer]) for layer in range(layers)]
 
     def clone(self) -> "KeyValueCache":
-        """Return an empty cache of the same kind and size."""
+        """Return an empty cache of the same size."""
         layers, _, heads, head_dim = self.values.shape
         xp, dtype = array_module(self.values), self.values.dtype
         return KeyValueCache(layers, self.context_length, heads, head_dim, dtype, xp)

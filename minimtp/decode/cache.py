@@ -73,8 +73,10 @@ class KeyValueCache:
         self._layers = [(self.keys[layer], self.values[layer]) for layer in range(layers)]
 
     def clone(self) -> "KeyValueCache":
-        """Return an empty cache of the same kind and size."""
-        return empty_like(self, self.context_length)
+        """Return an empty cache of the same size."""
+        layers, _, heads, head_dim = self.values.shape
+        xp, dtype = array_module(self.values), self.values.dtype
+        return KeyValueCache(layers, self.context_length, heads, head_dim, dtype, xp)
 
     def __len__(self) -> int:
         return self.length
@@ -136,6 +138,9 @@ class Int8KeyValueCache(KeyValueCache):
         super().__init__(layers, context_length, heads, head_dim, "int8", xp)
         positions = key_panels(context_length) * KEY_PANEL
         self.steps = aligned_zeros((layers, 2, heads, positions), "float32", xp)
+
+    def clone(self) -> "Int8KeyValueCache":
+        return empty_like(self, self.context_length)
 
     @property
     def nbytes(self) -> int:
