@@ -65,8 +65,8 @@ PROCESSORS = {
     "compare-quick-amx": "Intel Xeon with AMX",
     "compare-quick-intel": "Intel Emerald Rapids *",
     "compare-quick-zen5": "AMD Zen 5 *",
-    "compare-laptop": "AMD Zen 4",
-    "compare-laptop-intel": "Intel Emerald Rapids",
+    "compare-laptop": "AMD Zen 4 *",
+    "compare-laptop-intel": "Intel Emerald Rapids *",
     "compare-laptop-zen5": "AMD Zen 5 *",
 }
 TRAINING_ELSEWHERE = {  # by the name of the file: what to add to the name of the model

@@ -103,7 +103,7 @@ class AttentionWithQuantizedCache(Attention):
 
 
 def with_cache(model: Module, cache: str) -> Module:
-    """Let every attention of the model read keys and values from a cache: "float", or one of GRIDS."""
+    """Let every attention of the model read keys and values from a cache, "float" or of GRIDS."""
     if cache == "float":
         return model
 
