@@ -33,7 +33,7 @@ COMMANDS = {
     "resume": ["train", "--out", "half", "--resume"],
     "evaluate": ["evaluate", "run", "--tokens", "64"],
     "generate": GENERATE,
-    "show": [*GENERATE, "--show", "--temperature", "1"],
+    "show": [*GENERATE, "--show", "--temperature", "1", "--seed", "0"],
     "trace": [*GENERATE, "--draft", "ngram", "--trace", "page.html"],
     "prompts": [*GENERATE, "--prompts", "prompts.txt", "--draft", "model:run"],
     "quantize": ["quantize", "run", "--method", "gptq", "--out", "int4"],
