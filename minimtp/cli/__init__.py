@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
     if interrupts:
         process.open_streams()
         process.drop_unreadable_settings()
-        if not sys.warnoptions:  # NumPy's, about overflow. What a user can change has a sentence.
+        if not sys.warnoptions:  # NumPy warns about overflow. An error says what matters.
             warnings.simplefilter("ignore", RuntimeWarning)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -43,7 +43,7 @@ def drop_unreadable_settings() -> None:
 
 # On Windows there is no SIGHUP.
 STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-LATER = 0.005  # seconds, after which a destructor has probably ended
+LATER = 0.005  # seconds until a signal is repeated; again, if the destructor still runs then
 
 
 class Interrupts:
@@ -52,7 +52,7 @@ class Interrupts:
     def __init__(self) -> None:
         self.requested = False
         self._number = signal.SIGINT  # the last signal
-        self._may_raise = True  # not in the hook, which would drop it
+        self._timer: Timer | None = None
 
     def watch(self) -> None:
         """Begin. What the process was started to ignore it keeps ignoring: a shell does that with
@@ -65,24 +65,26 @@ class Interrupts:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.requested, self._number = True, number
-        if self._may_raise:
-            raise KeyboardInterrupt
-        self._repeat()
+        while frame is not None:
+            if frame.f_code is Interrupts._unraisable.__code__:
+                return self._repeat()  # an error would be dropped here
+            frame = frame.f_back
+        raise KeyboardInterrupt
 
     def _unraisable(self, unraisable: object) -> None:
         """Repeat a signal that came in a destructor or a callback, where the error is dropped."""
-        self._may_raise = False
         if unraisable.exc_type is KeyboardInterrupt:
             self._repeat()
         else:
             sys.__unraisablehook__(unraisable)
-        self._may_raise = True
 
     def _repeat(self) -> None:
-        timer = Timer(LATER, _thread.interrupt_main, (self._number,))
-        timer.daemon = True
+        if self._timer is not None and self._timer.is_alive():
+            return
+        self._timer = Timer(LATER, _thread.interrupt_main, (self._number,))
+        self._timer.daemon = True
         with contextlib.suppress(RuntimeError):  # no thread can start: the process is ending
-            timer.start()
+            self._timer.start()
 
 
 class Output(io.FileIO):

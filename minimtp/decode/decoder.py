@@ -96,7 +96,7 @@ def generate(
     """Continue `prompt` with a loaded model (`minimtp.load`).
 
     Returns an iterator over the new tokens. `loaded.tokenizer.decode` turns them into text. seed:
-    the same seed gives the same text; None (the default) allows a faster rule. For more than one
+    the same seed gives the same text; None (the default): another text each time. For more than one
     text, keep a `Decoder`: it prepares the model once. It takes the options of
     `Decoder.generate`. draft: None drafts nothing. Raises UserError if an option or the prompt
     cannot be used.

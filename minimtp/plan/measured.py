@@ -27,9 +27,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
-from minimtp.decode.cache import room_for
+from minimtp.decode.cache import FIRST_ROOM_ON_GPU, room_for
 from minimtp.errors import UserError, shown
 from minimtp.plan.candidates import BOTH, INT4, MTP, STANDARD, Candidate
 from minimtp.plan.sizes import GIGA, Hardware
@@ -95,6 +95,10 @@ class Recipe(Struct):
     intermediate_size: Count
 
 
+class MeasuredDevice(Struct):
+    name: str = "cpu"
+
+
 class Comparison(Struct):
     """What a plan reads of compare.json."""
 
@@ -103,6 +107,7 @@ class Comparison(Struct):
     machine: MeasuredMachine
     recipe: Recipe
     preset: str
+    device: MeasuredDevice = field(default_factory=MeasuredDevice)
 
     @property
     def by_name(self) -> dict[str, MeasuredConfiguration]:
@@ -254,7 +259,10 @@ def from_comparison(path: str | Path) -> tuple[list[Candidate], Hardware, str, d
             f"because an earlier version wrote it: delete it and {ADVICE}"
         )
     sizes = found.sizes
-    room = room_for(sizes.prompt + sizes.max_new_tokens, found.recipe.context_length)
+    context = found.recipe.context_length
+    room = room_for(sizes.prompt + sizes.max_new_tokens, context)
+    if found.device.name == "cuda":
+        room = min(context, max(FIRST_ROOM_ON_GPU, room))
     loop, _ = loop_and_row_seconds(found.configurations, 0)
 
     def candidate(name: str, c: MeasuredConfiguration, base: str | None = None) -> Candidate:

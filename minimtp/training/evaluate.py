@@ -163,13 +163,20 @@ def evaluate(
 
 
 def _with_kv_cache(run: LoadedRun, kv_cache: str) -> Model:
-    """Return the model with keys and values rounded as in this cache. The run does not change."""
+    """Return the model with the keys and values of its trunk rounded as in this cache. The run does
+    not change.
+    """
     from minimtp.quant.qat.kv_cache import with_cache
 
     trained = run.model.trunk.blocks[0].attention.cache
     if trained not in ("float", kv_cache):
-        raise UserError(f"{run.path} was trained with an {trained} cache, so it has no other")
-    return with_cache(replicate(run.model), kv_cache)
+        raise UserError(
+            f"{run.path} was trained with an {trained} cache and cannot be evaluated with one of "
+            f"{kv_cache}: leave it out"
+        )
+    model = replicate(run.model)
+    with_cache(model.trunk, kv_cache)
+    return model
 
 
 def window_for(

@@ -41,6 +41,7 @@ runpy.run_module("minimtp", run_name="__main__", alter_sys=True)
 # Sends one signal inside of a destructor, where Python drops the error that it raises.
 IN_A_DESTRUCTOR = """
 import signal, sys, time
+signal.signal(int(sys.argv[1]), signal.SIG_DFL)  # nohup and shells let a process ignore some
 if "ignore" in sys.argv:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for a background job
 from minimtp.cli.process import Interrupts

@@ -70,14 +70,16 @@ def file(tmp_path):
 def test_the_cache_of_a_token_does_not_depend_on_a_context_that_the_measured_text_did_not_fill(
     tmp_path,
 ):
-    """The measured cache has room for 256 positions, of 2 layers, 2 heads, 16 channels, 4 bytes."""
+    """The cache has room for 256 positions, 2048 on a GPU, of 2 layers, 2 heads, 16 channels."""
     found = comparison()
-    found["recipe"]["context_length"] = 4096
-    for configuration in found["configurations"]:
-        configuration["cache_bytes"] = 256 * 2 * (2 * 2 * 16 * 4)
-    (tmp_path / "compare.json").write_text(json.dumps(found))
-    candidates, *_ = from_comparison(tmp_path / "compare.json")
-    assert [candidate.cache_per_token for candidate in candidates] == [512] * 4
+    for device, context, room in (("cpu", 4096, 256), ("cuda", 4096, 2048), ("cuda", 1024, 1024)):
+        found |= {"device": {"name": device}}
+        found["recipe"]["context_length"] = context
+        for configuration in found["configurations"]:
+            configuration["cache_bytes"] = room * 2 * (2 * 2 * 16 * 4)
+        (tmp_path / "compare.json").write_text(json.dumps(found))
+        candidates, *_ = from_comparison(tmp_path / "compare.json")
+        assert [candidate.cache_per_token for candidate in candidates] == [512] * 4
 
 
 def test_pass_times_are_linear_between_and_beyond_the_measured_rows():

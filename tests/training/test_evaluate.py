@@ -78,7 +78,7 @@ def test_an_evaluation_with_a_rounded_cache_is_that_of_a_model_that_rounds_and_c
     alone = evaluate(replace(run, model=rounding))
     assert found["int8"].nats == alone.nats != exact.nats
     assert evaluate(run) == exact
-    with pytest.raises(UserError, match="was trained with an int8 cache, so it has no other"):
+    with pytest.raises(UserError, match="was trained with an int8 cache and cannot be"):
         evaluate(replace(run, model=rounding), kv_cache="float16")
 
 

@@ -78,12 +78,12 @@ def measure_passes(
     _check("seed", [seed], 2**63 - 1, 0)
     if out is not None:
         check_file(out, RESULT)
-    if llama_cpp and random_weights:
+    if llama_cpp and random_weights is not None:
         raise UserError("llama.cpp needs a file with a tokenizer: give a model, not only its sizes")
     if llama_cpp and find_llama().python is None:
         raise UserError(f"llama.cpp {find_llama().obstacle}")
     load_before = machine.load()
-    loaded = None if random_weights else load(path)
+    loaded = load(path) if random_weights is None else None
     model = loaded.model if loaded else random_model(path, random_weights, seed)
     runner = deploy(model)[0]
     if not runner.rows_at_once or array_module(runner.final_norm) is not np:

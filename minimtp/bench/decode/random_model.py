@@ -29,8 +29,12 @@ def random_model(path: str | Path, grid: str, seed: int) -> LanguageModel:
     if kind_at(path) == "file" and folder.name == FILE_NAME:
         folder = folder.parent
     if kind_at(folder / FILE_NAME) != "file":
-        raise UserError(f"{path} has no {FILE_NAME}: random weights need the sizes that it gives")
+        raise UserError(
+            f"{path} has no {FILE_NAME}, which gives the sizes for random weights: give the folder "
+            "of a model in the form of transformers"
+        )
     recipe = recipe_of(read_config(folder), folder / FILE_NAME)
+    spec = QuantizationSpec(weights=grid)
     require_memory(2 * 4 * recipe.trunk_parameters(), f"two copies of {path} as float32")
     model = build_model(recipe, np.random.default_rng(seed))
-    return quantize_after_training(model, QuantizationSpec(weights=grid))
+    return quantize_after_training(model, spec)

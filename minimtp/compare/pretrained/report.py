@@ -46,7 +46,7 @@ def _cell(configuration: Figures, key: str, kind: str, pattern: str) -> str:
 
 def sizes(configurations: Sequence[Figures], markdown: bool = False) -> str:
     """Return a table of weights and memory."""
-    head = ["configuration", "weights", "16-bit size over this", "memory"]
+    head = ["configuration", "weights", "16-bit size / this size", "memory"]
     half = configurations[0]["weight_bytes"] / 2
     rows = [
         [

@@ -175,7 +175,7 @@ def describe(
     }
     settings |= {name: value for name, (value, default) in optional.items() if value != default}
     if sampling.temperature:
-        settings |= {"rule": draft.rule, "seed": "any" if seed is None else seed}
+        settings |= {"rule": draft.rule, "seed": "random" if seed is None else seed}
     return settings | {"kernels": kernels}
 
 

@@ -39,7 +39,7 @@ class DraftConfig:
         or none), "token", "block" or "match" (see rules/). "auto": shared-noise if a text gets a
         seed, otherwise the fastest rule (`Decoder.rule_for`).
 
-    Raises UserError if one of them cannot be used.
+    Raises UserError if one of these settings cannot be used.
     """
 
     drafter: str | LoadedModel | DraftHead | DraftFunction = AUTO

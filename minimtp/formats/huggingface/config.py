@@ -225,8 +225,8 @@ def _rope(config: Config, path: Path) -> tuple[float, str]:
         least = 1 if key == "rope_theta" else 0
         if type(number) not in (int, float) or not least < number <= 1e9:
             raise UserError(
-                f"{path}: {key} of RoPE is {shown(number)}, but must be more than {least} and at "
-                f"most 1e9: {ADVICE}"
+                f"{path}: {key} of RoPE is {shown(number)}, which is not supported (supported: "
+                f"more than {least} and at most 1e9)"
             )
     if not keys:
         return float(theta), "none"
@@ -245,6 +245,6 @@ def _joined_rope(config: Config, path: Path) -> dict[str, object]:
             if value is not None and found.setdefault(name, value) != value:
                 raise UserError(
                     f"{path}: {name} of RoPE is both {shown(found[name])} and {shown(value)}: "
-                    f"{ADVICE}"
+                    "correct the file, or use that of the original model"
                 )
     return found

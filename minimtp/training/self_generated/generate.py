@@ -44,6 +44,7 @@ from minimtp.training.self_generated.stored import (
     Tally,
     check_parts,
     last_number,
+    next_requests,
     open_folder,
     part_path,
     read_part,
@@ -228,14 +229,14 @@ class _Work:
         """Return the next part if it is there, whole, and follows on those before."""
         number = len(before.parts)
         part = self._read(number, self.report)
-        if part is None or not part.first or part.first == _next_requests(before):
+        if part is None or not part.first or part.first == next_requests(before):
             return part
         path = shown_path(part_path(self.folder, number))
         self.report(f"{path} does not continue the part before it: {WRITTEN_AGAIN}")
         return None
 
     def _read(self, number: int, report: Callable[[str], None]) -> Part | None:
-        """Return a part if it is there and whole."""
+        """Return a part if it is there and whole. Report damage."""
         if kind_at(part_path(self.folder, number)) == "nothing":
             return None
         try:
@@ -246,7 +247,7 @@ class _Work:
 
     def _generate(self, found: SelfGenerated, texts: Filter, tokens: int, bar: tqdm) -> Part:
         """Generate the next part and write it."""
-        first = _next_requests(found)
+        first = next_requests(found)
         counts = self._counts_before_the_next(found, first) or self._plan(found.kinds, tokens)
         requests = self.requests_of(counts, first)
         new = generate_texts(
@@ -266,8 +267,8 @@ class _Work:
     def _counts_before_the_next(
         self, found: SelfGenerated, first: dict[str, int]
     ) -> dict[str, int] | None:
-        """Return how many texts of each kind there are before the part after the next one, if that
-        is stored: the next one was damaged, and had as many.
+        """Return how many texts of each kind the next part had, if the part after it is there: that
+        one begins where the next one ended. None if this is not known.
         """
         after = self._read(len(found.parts) + 1, lambda damage: None)
         if after is None or not after.first:
@@ -297,11 +298,6 @@ class _Work:
         if not tally.texts:
             return EXPECTED * most
         return max(tally.kept / tally.texts, MIN_EXPECTED * most)
-
-
-def _next_requests(before: SelfGenerated) -> dict[str, int]:
-    """Return the number of the next request of each kind, if it is not 0."""
-    return {kind: tally.texts for kind, tally in before.kinds.items() if tally.texts}
 
 
 def _text(kind: str, request: TextRequest, text: GeneratedText) -> StoredText:

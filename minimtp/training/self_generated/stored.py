@@ -7,7 +7,8 @@
 file that is then renamed (files/). A checksum over its content detects damage. A part is a function
 of the setting, of the parts before it, and of its size. So a command that was interrupted goes on
 with the first part that is missing, and the result is that of a command that was never interrupted.
-The size of a part that is damaged later follows from where the next one begins.
+If a part is damaged later, its size follows from where the part after it begins. If that one is
+damaged, too, both may be written again with other sizes, and so are those after them.
 """
 
 import hashlib
@@ -188,6 +189,11 @@ class SelfGenerated:
         return f"tokens that a model generated: {self.kept:,} ({kinds}), and their prompts"
 
 
+def next_requests(before: SelfGenerated) -> dict[str, int]:
+    """Return the number of the next request of each kind, if it is not 0."""
+    return {kind: tally.texts for kind, tally in before.kinds.items() if tally.texts}
+
+
 def is_self_generated(path: str | Path) -> bool:
     """Return whether `path` is a folder of self-generated text."""
     return kind_at(path) == "folder" and kind_at(Path(path, FILE_NAME)) == "file"
@@ -205,15 +211,19 @@ def read_texts(folder: Path, tokenizer: Tokenizer) -> SelfGenerated:
             f"{shown_path(folder)} holds tokens of another tokenizer than this model's: "
             "let this model generate its own text with minimtp selfgen"
         )
-    parts, number, last = [], 0, last_number(folder)
-    while number <= last:
-        parts.append(read_part(folder, setting, number, tokenizer.vocabulary_size))
-        number += 1
-    if not parts:
+    found, last = SelfGenerated([]), last_number(folder)
+    while len(found.parts) <= last:
+        number = len(found.parts)
+        part = read_part(folder, setting, number, tokenizer.vocabulary_size)
+        if part.first and part.first != next_requests(found):
+            path = shown_path(part_path(folder, number))
+            raise UserError(f"{path} does not continue the part before it: {REWRITE}")
+        found.parts.append(part)
+    if not found.parts:
         raise UserError(
             f"{shown_path(folder)} holds no text yet: repeat the command that writes it"
         )
-    return SelfGenerated(parts)
+    return found
 
 
 def read_setting(folder: Path) -> Setting:

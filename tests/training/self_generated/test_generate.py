@@ -15,6 +15,7 @@ from minimtp.training.data.split import is_held_out
 from minimtp.training.self_generated import filters, generate
 from minimtp.training.self_generated.mixture import parse_mixture
 from minimtp.training.self_generated.requests import Requests
+from minimtp.training.self_generated.stored import read_texts
 from tests.training.self_generated import helpers
 from tests.training.self_generated.helpers import (
     ASSISTANT,
@@ -65,16 +66,6 @@ def test_a_stop_at_any_write_or_in_any_part_leaves_text_that_the_same_command_co
     monkeypatch.setattr(writing, "move_into_place", lambda *a: (writes.append(0), move(*a))[1])
     generated(tmp_path / "counted")
     assert len(writes) == len(whole)
-
-    def stops_at(number, function, error):
-        calls = iter(range(10**6))
-
-        def stopping(*arguments, **options):
-            if next(calls) == number:
-                raise error
-            return function(*arguments, **options)
-
-        return stopping
 
     full = OSError(errno.ENOSPC, "No space left on device")
     for number in range(len(whole)):
@@ -142,12 +133,32 @@ def test_a_damaged_part_of_a_folder_that_was_extended_is_generated_as_it_was(cha
         assert contents(tmp_path) == whole, name
 
 
-def test_after_two_damaged_parts_no_text_is_there_twice(chat, tmp_path):
+def stops_at(number, function, error):
+    """Return the function, but its call with this number raises the error."""
+    calls = iter(range(10**6))
+
+    def stopping(*arguments, **options):
+        if next(calls) == number:
+            raise error
+        return function(*arguments, **options)
+
+    return stopping
+
+
+def test_after_two_damaged_parts_no_text_is_there_twice(chat, tmp_path, monkeypatch):
     for tokens in (200, 1500):
         generated(chat, tmp_path, tokens)
+    said = []
     for number in (0, 1):
-        path, said = tmp_path / f"part-{number:05}.json", []
+        path = tmp_path / f"part-{number:05}.json"
         path.write_bytes(path.read_bytes()[:-9])
+    generate_part = generate.generate_texts
+    monkeypatch.setattr(generate, "generate_texts", stops_at(2, generate_part, KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        generated(chat, tmp_path, 1500)
+    with pytest.raises(UserError, match="does not continue the part before it"):
+        read_texts(tmp_path, chat.tokenizer)
+    monkeypatch.setattr(generate, "generate_texts", generate_part)
     texts = generated(chat, tmp_path, 1500, report=said.append).texts
     assert any("does not continue the part before it" in line for line in said)
     prompts = [(text.kind, tuple(text.prompt), tuple(text.tokens)) for text in texts]

@@ -137,7 +137,7 @@ def _draft(state, sources, weights, settings, noise, drafts):
         if confidence < min_confidence:
             return index
         if noise.shape[0] == 0:
-            # Of -1, a logit that is not a number, any token: it fails in verification.
+            # If a logit is NaN (-1), token 0: verification decides about it like any other.
             token = max(0, place_of_largest(logits[0]))
         else:
             _shape(logits[0], shaping)

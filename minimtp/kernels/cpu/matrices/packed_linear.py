@@ -250,7 +250,9 @@ def _multiply_quantized(kind, codes, scales, starts, panels, first, stop, y):
     """Multiply quantized rows. Numba compiles one version for each `kind`, a constant."""
     first, whole = max(first, 0), min(stop, y.shape[1] // PANEL)
     _multiply_panels(kind, codes, scales, starts, panels, first, whole, y, first * PANEL)
-    if whole < stop:  # y has fewer columns than the last panel: use a temporary array and copy
+    if (
+        max(first, whole) < stop
+    ):  # y has fewer columns than the last panel: use a temporary array and copy
         edge = np.empty((codes.shape[0], PANEL), np.float32)
         _multiply_panels(kind, codes, scales, starts, panels, whole, stop, edge, 0)
         _copy_edge(edge, y, whole * PANEL)
