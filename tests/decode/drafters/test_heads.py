@@ -7,10 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minimtp.backend import numpy as np
-from minimtp.decode.decoder import deploy
 from minimtp.decode.drafters.heads import head_drafter, token_conditioned
-from minimtp.decode.drafters.heads.block_heads import BlockRunner
-from minimtp.decode.drafters.model import ModelDrafter
 from minimtp.decode.drafters.tree_growth import grow
 from minimtp.decode.model_runner import ModelRunner
 from minimtp.decode.options import GenerationOptions, start_generation
@@ -338,27 +335,3 @@ def test_fake_quantized_heads_raise_an_error_until_they_are_converted(kind):
 def test_a_kind_of_heads_without_a_drafter_raises_an_error():
     with pytest.raises(TypeError, match="no drafter for Heads"):
         head_drafter(Heads(), ModelRunner(model_with("parallel").trunk))
-
-
-@pytest.mark.parametrize("kind", ["parallel", "sequential", "model"])
-def test_a_long_prompt_is_read_in_passes_of_few_rows(kind, monkeypatch):
-    """Attention of T rows takes T^2 numbers per head, and logits T V numbers."""
-    rows, most = [], 5
-    model = model_with("token_conditioned" if kind == "model" else kind)
-    target, drafter = deploy(model)
-    target.max_rows = drafter._max_rows = most
-    if kind == "model":
-        drafter = ModelDrafter(target.clone())
-
-    def counting(function):
-        def counted(self, x, *arguments):
-            rows.append(len(x))
-            return function(self, x, *arguments)
-
-        return counted
-
-    for runner in (BlockRunner, ModelRunner):
-        monkeypatch.setattr(runner, "forward", counting(runner.forward))
-    prompt = np.arange(SHAPE.context_length - 4) % SHAPE.vocabulary_size
-    list(start_generation(target, drafter, prompt, GenerationOptions(max_new_tokens=3)))
-    assert max(rows) <= most
