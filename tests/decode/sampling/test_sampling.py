@@ -310,6 +310,14 @@ def test_the_noise_at_a_position_does_not_depend_on_earlier_calls(seed, vocabula
         np.testing.assert_array_equal(result[[0, -1]], np.concatenate(fresh))
 
 
+@pytest.mark.parametrize("block", [1, 3, 6, 7, 20, 64])
+def test_noise_reaches_the_end_of_its_window_with_blocks_of_any_size(block):
+    """A window of 64 positions is no whole number of blocks of 3, 6, 7 or 20."""
+    noise = GumbelNoise(0, BLOCK_NUMBERS // block)
+    for position in range(0, 100, 2):
+        assert noise.rows(position, 4).shape == (4, BLOCK_NUMBERS // block)
+
+
 def test_long_rows_of_noise_are_generated_once_and_one_by_one(monkeypatch):
     """A window of 25 MB that is filled ahead, or again and again, takes longer than a pass."""
     noise, generated = GumbelNoise(5, 49_152), []
