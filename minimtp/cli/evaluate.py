@@ -44,7 +44,7 @@ def add_parser(commands: Commands) -> None:
         metavar="MODEL",
         help="compare the predictions with those of this model, such as the one before rounding",
     )
-    add_kv_cache(parser)
+    add_kv_cache(parser, "float16 and int8 round keys and values as a decoder with this cache does")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     add_device(parser)
     add_threads(parser)

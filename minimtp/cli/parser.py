@@ -149,14 +149,19 @@ def add_threads(parser: Parser, default: str = "one per core") -> None:
     )
 
 
-def add_kv_cache(parser: Parser) -> None:
+DECODING = (
+    "float16 and int8 round keys and values a little, and long texts then need less memory and "
+    "time; only on the CPU"
+)
+
+
+def add_kv_cache(parser: Parser, effect: str = DECODING) -> None:
     parser.add_argument(
         "--kv-cache",
         choices=KV_CACHES,
         default="float32",
         help="number format of the KV cache (default: float32, or that of a model trained with "
-        "another); float16 and int8 round keys and values a little, and long texts then need less "
-        "memory and time; only on the CPU",
+        f"another); {effect}",
     )
 
 
