@@ -32,6 +32,8 @@ pytestmark = [
 ]
 TRAINING_KILLS, COMPARE_KILLS = 15, 24  # TRAINING_KILLS: of each configuration
 MAX_ATTEMPTS = 400
+# of the time that the work gets in each further attempt: a busy machine may have become slower
+GROWTH = 1.03
 TEXT = Path(argparse.__file__)
 
 
@@ -80,9 +82,12 @@ def killed_after(seconds: float, work: Callable[[], object]) -> bool:
 
 
 def kill_until_finished(work: Callable[[], object], seconds: float, rng: random.Random) -> int:
-    """Repeat the work, killing it after up to `seconds`, until it is done. Returns the kills."""
+    """Repeat the work until it is done. Kills it after up to `seconds`, which grow with each attempt.
+
+    Returns the number of kills.
+    """
     for kills in range(MAX_ATTEMPTS):
-        if not killed_after(rng.uniform(0, seconds), work):
+        if not killed_after(rng.uniform(0, seconds * GROWTH**kills), work):
             return kills
     raise AssertionError(f"not finished after {MAX_ATTEMPTS} attempts")
 
