@@ -144,6 +144,29 @@ def sgemm_gflops(threads: int, products: int = 8) -> float:
     return 2 * SIDE**3 * products * threads / seconds / 1e9
 
 
+def child_environment() -> dict[str, str]:
+    """Return an environment in which another Python process finds the modules of this one."""
+    return os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
+
+def total_memory() -> int | None:
+    """Return the bytes of memory of the machine, or of the container that this process runs in.
+    None if the system does not say.
+    """
+    try:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # AttributeError: Windows
+        return None
+    with contextlib.suppress(OSError, ValueError):  # no container, or no limit
+        total = min(total, _container_bytes("max"))
+    return total
+
+
+def _container_bytes(name: str) -> int:
+    """Return a number that the kernel tells about the memory of this container."""
+    return int(Path(f"/sys/fs/cgroup/memory.{name}").read_text(encoding="ascii"))
+
+
 def available_memory() -> int | None:
     """Return the bytes that this process can still allocate, or None if the system does not say.
 
@@ -155,9 +178,7 @@ def available_memory() -> int | None:
     except (OSError, IndexError, ValueError):
         return None
     with contextlib.suppress(OSError, ValueError):  # no container, or no limit
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
-        free = min(free, max(0, limit - used))
+        free = min(free, max(0, _container_bytes("max") - _container_bytes("current")))
     return free
 
 

@@ -42,3 +42,12 @@ def test_without_an_affinity_mask_all_cores_count_and_at_least_one(tmp_path, mon
     for counted, cores in ((3, 3), (None, 1)):
         monkeypatch.setattr(os, "cpu_count", lambda counted=counted: counted)
         assert machine.available_cores() == cores
+
+
+def test_a_container_limits_the_memory(monkeypatch):
+    whole = machine.total_memory()
+    assert whole > 10**8
+    monkeypatch.setattr(machine, "_container_bytes", lambda name: 10**7)
+    assert machine.total_memory() == 10**7
+    monkeypatch.setattr(machine, "_container_bytes", lambda name: int("max"))
+    assert machine.total_memory() == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

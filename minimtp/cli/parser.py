@@ -110,7 +110,7 @@ def add_corpus(parser: Parser) -> None:
     parser.add_argument(
         "--corpus", nargs="+", default=[], metavar="PATH",
         help="text files and folders, a folder of minimtp selfgen, or one of stdlib (Python's own "
-        "source code, the default), shakespeare, bible",
+        "source code, the default), pydoc (its documentation), shakespeare, bible",
     )  # fmt: skip
     add_encoding(parser)
 

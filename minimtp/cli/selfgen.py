@@ -66,7 +66,7 @@ def add_parser(commands: Commands) -> None:
         default=[],
         metavar="PATH",
         help="your own text, which texts of the kind text continue: files and folders, or one of "
-        "stdlib, shakespeare, bible",
+        "stdlib, pydoc, shakespeare, bible",
     )
     add_encoding(parser)
     add(

@@ -3,12 +3,26 @@ finished result.
 """
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import minimtp
 from minimtp import kernels, machine
+from minimtp.arguments import (
+    CALLABLE,
+    DEVICE,
+    PATH,
+    SOURCE,
+    THREADS,
+    WORD,
+    checked_arguments,
+    one_of,
+    optional,
+    several,
+    whole,
+)
 from minimtp.backend import Device, choose_device
 from minimtp.compare.claims import judge
 from minimtp.compare.configurations import TITLES, recipes, train_configurations
@@ -26,7 +40,7 @@ from minimtp.compare.schema import Result
 from minimtp.errors import MeasurementFailed, UserError
 from minimtp.files import FileKind, OneWriter, check_file, check_folder, delete, write_text
 from minimtp.machine import available_cores
-from minimtp.records import check_value, parse_json, read_file, without_nan
+from minimtp.records import MAX_INT, check_value, parse_json, read_file, without_nan
 from minimtp.training import presets
 from minimtp.training.data.corpus import Corpus, open_corpus
 from minimtp.training.recipe import Recipe
@@ -85,6 +99,18 @@ class Job:
         )
 
 
+@checked_arguments(
+    preset=one_of(*SIZES),
+    out=optional(PATH),
+    corpus=several(
+        SOURCE, str, os.PathLike, expected="a list of files and folders, or a known text"
+    ),
+    device=DEVICE,
+    threads=optional(THREADS),
+    seed=whole(0, MAX_INT),
+    report=CALLABLE,
+    encoding=optional(WORD),
+)
 def compare(
     preset: str = "quick",
     out: str | Path | None = None,
@@ -102,15 +128,14 @@ def compare(
 
     Raises UserError for options that cannot be used and folders that cannot be written,
     KeyboardInterrupt if the user stops it, and Disagreement, after writing all results, if a
-    configuration's greedy text differs from plain decoding."""
+    configuration's greedy text differs from plain decoding.
+    """
     out = Path(out or Path("runs", f"compare-{preset}"))
     check_folder(out)
     recipe = presets.preset(preset, seed=seed)
     text = open_corpus(corpus, encoding=encoding, out=out)
     text.require(recipe.batch_size, recipe.context_length, MAX_DEPTH, SMALLER)
     prompts = choose_prompts(text, SIZES[preset])
-    if threads is not None and threads < 1:
-        raise UserError(f"threads must be at least 1, not {threads}")
     job = Job(preset, recipe, text, prompts, choose_device(device), threads or available_cores())
     with OneWriter(out) as writer:
         result = finished_result(out, job.setting)

@@ -3,7 +3,7 @@ visible to the round (round.py).
 
 * A drafter's answer is checked before it is verified, so a faulty drafter is an error and never a
   wrong text.
-* Nothing is drafted after a stop token, or after the token that completes a stop string.
+* A chain of drafts ends with a stop token, or with the token that completes a stop string.
 * In a round that drafts nothing (a pause), the drafter does not run. Its share of the committed
   text is saved, and delivered in one piece when it is next asked for a draft. So a pause takes as
   long as plain decoding.
@@ -70,6 +70,7 @@ class ManagedDrafter:
         started = perf_counter()
         self._backlog.deliver()
         tree = self._drafter.draft_tree(nodes, depth, rule, min_acceptance)
+        self._check(tree.tokens[1:], nodes)
         self.seconds += perf_counter() - started
         return tree
 
@@ -83,8 +84,8 @@ class ManagedDrafter:
             self._drafter.commit(hidden if self._drafter.reads_hidden else None, tokens)
             self.seconds += perf_counter() - started
 
-    def _check(self, drafts: list[int], depth: int) -> None:
+    def _check(self, drafts: Sequence[int], most: int) -> None:
         size = self._vocabulary_size
-        if len(drafts) > depth or min(drafts) < 0 or max(drafts) >= size:
+        if len(drafts) > most or min(drafts, default=0) < 0 or max(drafts, default=0) >= size:
             name = type(self._drafter).__name__
-            raise ValueError(f"asked for {depth} drafts below {size}, {name} gave {drafts}")
+            raise ValueError(f"asked for {most} drafts below {size}, {name} gave {list(drafts)}")

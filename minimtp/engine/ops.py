@@ -5,13 +5,15 @@ Inputs may broadcast. The backward pass in tensor.py undoes it.
 """
 
 from collections.abc import Sequence
+from types import EllipsisType
 from typing import TypeAlias
 
 from minimtp.backend import Array, array_module
 from minimtp.engine.tensor import Number, Op, Tensor
 
 Operand: TypeAlias = Tensor | Array | Number
-Place: TypeAlias = int | slice | Array | tuple[int | slice | Array, ...]
+Part: TypeAlias = int | slice | EllipsisType | Array
+Place: TypeAlias = Part | tuple[Part, ...]
 
 
 class Add(Op):
@@ -146,7 +148,9 @@ class Index(Op):
         xp = array_module(gradient)
         result = xp.zeros_like(self.a)
         parts = self.index if isinstance(self.index, tuple) else (self.index,)
-        if all(isinstance(part, int | slice) for part in parts):  # nothing was read twice
+        if all(
+            isinstance(part, int | slice | EllipsisType) for part in parts
+        ):  # nothing was read twice
             result[self.index] = gradient
         else:
             xp.add.at(result, self.index, gradient)

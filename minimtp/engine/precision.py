@@ -69,20 +69,17 @@ def matmul_precision(precision: str, device: Device) -> Iterator[None]:
     errors of `require`.
     """
     global _chosen
-    if precision == "float32":
-        yield
-        return
     require(precision, device)
     before, _chosen = _chosen, precision
     try:
-        with _attention_precision(device):
+        with _attention_precision(precision, device):
             yield
     finally:
         _chosen = before
 
 
-def _attention_precision(device: Device) -> AbstractContextManager[None]:
-    if device.name == "cpu":
+def _attention_precision(precision: str, device: Device) -> AbstractContextManager[None]:
+    if device.name == "cpu" or precision == "float32":
         return nullcontext()
     from minimtp.kernels.cuda import gemm
 

@@ -143,8 +143,8 @@ class AppendedFile:
         """
         try:
             if not os.fstat(self._descriptor).st_nlink:
-                os.close(self._descriptor)
-                self._descriptor = self._open(os.O_CREAT | os.O_EXCL)
+                deleted, self._descriptor = self._descriptor, self._open(os.O_CREAT | os.O_EXCL)
+                os.close(deleted)
             rest = memoryview(text.encode("utf-8"))
             while rest:
                 rest = rest[os.write(self._descriptor, rest) :]

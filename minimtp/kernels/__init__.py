@@ -23,6 +23,7 @@ from minimtp import extras
 from minimtp.backend import Array, array_module, can_compile_cuda, numpy
 from minimtp.errors import UserError
 from minimtp.kernels import plain
+from minimtp.machine import child_environment
 
 __all__ = ["bfloat16_instructions", "describe", "for_array", "use"]
 
@@ -111,9 +112,8 @@ def _load_cuda(xp: ModuleType) -> ModuleType | None:
         try:
             cuda_source.compiled(xp, "norms")
         except Exception as error:  # of CuPy: a missing library, an old driver
-            reason = str(error).strip().splitlines()[-1]
             _cuda = (xp, None)
-            _cuda_obstacle = f"CUDA kernels cannot be compiled here ({reason})"
+            _cuda_obstacle = f"CUDA kernels cannot be compiled here ({extras.first_cause(error)})"
             print(
                 f"minimtp: {_cuda_obstacle}: the GPU uses plain array code, which is slower",
                 file=sys.stderr,
@@ -150,10 +150,9 @@ def _load_compiled(announce: bool) -> ModuleType | None:
 def _compiles_elsewhere() -> bool:
     """Return whether another process can compile. LLVM ends a process that names a wrong one."""
     code = "from minimtp.kernels import cpu; cpu.check_compiler()"
-    search = os.pathsep.join(path for path in sys.path if path)
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env=os.environ | {"PYTHONPATH": search},
+        env=child_environment(),
         stdin=subprocess.DEVNULL,
         capture_output=True,
     )

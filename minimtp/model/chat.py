@@ -16,6 +16,7 @@ add_generation_prompt, bos_token, eos_token, raise_exception and strftime_now.
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -25,9 +26,11 @@ from minimtp import extras
 from minimtp.backend import Array
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError, shown
+from minimtp.machine import child_environment
+from minimtp.model.chat_template import resource
 from minimtp.model.tokenizer import Tokenizer
 
-SECONDS = 10  # for all conversations of a call together
+SECONDS = 10  # of processor time, for all conversations of a call together
 Message = Mapping[str, Any]  # "role" and "content"
 
 
@@ -152,19 +155,34 @@ def _texts(tokenizer: Tokenizer, conversations: list, answer: bool) -> list[str]
             "bos_token": names.get(next(iter(tokenizer.begin_tokens), None), ""),
             "eos_token": names.get(tokenizer.end_token, ""),
         },
+        "seconds": SECONDS,
     }
-    command = [sys.executable, "-m", "minimtp.model.chat_template"]
-    try:
-        done = subprocess.run(command, input=json.dumps(request).encode(), capture_output=True,
-                              timeout=SECONDS)  # fmt: skip
-        reply = json.loads(done.stdout)
-    except subprocess.TimeoutExpired:
-        reply = {"error": f"did not come to an end in {SECONDS} seconds"}
-    except ValueError:  # it was killed: it took too much memory
-        reply = {"error": "ended without a result"}
+    reply = _applied(json.dumps(request).encode())
     if "error" in reply:
         raise UserError(
             f"the model's chat template {shown(reply['error'], 150)}: change the conversation, or "
             "use another model"
         )
     return reply["texts"]
+
+
+def _applied(request: bytes) -> dict[str, Any]:
+    """Return the answer of `chat_template.py` to a request."""
+    endless = {"error": f"did not come to an end in {SECONDS} seconds"}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "minimtp.model.chat_template"],
+            input=request,
+            capture_output=True,
+            env=child_environment(),
+            timeout=SECONDS if resource is None else None,
+        )
+    except subprocess.TimeoutExpired:
+        return endless
+    if done.returncode == 0:
+        return json.loads(done.stdout)
+    if resource is not None and done.returncode == -signal.SIGXCPU:
+        return endless
+    if done.returncode < 0:  # killed by the system
+        return {"error": "needs too much memory"}
+    raise RuntimeError(f"applying the chat template failed: {done.stderr.decode(errors='replace')}")

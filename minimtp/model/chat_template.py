@@ -2,27 +2,38 @@
 
 A template comes from a stranger. Jinja's sandbox keeps it from files and modules, but not from
 endless loops or from strings that double a hundred times. So it gets a process with little memory
-and little time, and a template that needs more ends with that process.
+and little processor time, and a template that needs more ends with that process. Time during which
+the process does not run, because the computer sleeps or is busy, does not count.
 
-Standard input: {"template", "conversations": [messages, ...], "variables"} as JSON. Standard
-output: {"texts": [...]} or {"error": ...}.
+Standard input: {"template", "conversations": [messages, ...], "variables", "seconds"} as JSON.
+Standard output: {"texts": [...]} or {"error": ...}.
 """
 
 import json
 import sys
 from datetime import datetime
 
+try:
+    import resource
+except ImportError:  # Windows: the parent process limits the time, and nothing the memory
+    resource = None
+
 MAX_MEMORY = 2**28  # bytes of address space
 
 
-def limit_memory() -> None:
-    try:
-        import resource
-    except ImportError:  # Windows: only the time is limited
+def limit_resources(seconds: int) -> None:
+    """Limit the memory of this process, and its processor time from now on, where the system can.
+    A process that takes longer is ended by SIGXCPU.
+    """
+    if resource is None:
         return
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limit = MAX_MEMORY if hard == resource.RLIM_INFINITY else min(MAX_MEMORY, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    seconds += int(used.ru_utime + used.ru_stime)
+    for kind, most in ((resource.RLIMIT_AS, MAX_MEMORY), (resource.RLIMIT_CPU, seconds)):
+        _, hard = resource.getrlimit(kind)
+        limit = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(kind, (limit, hard))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
 def apply(template: str, conversations: list, variables: dict) -> dict[str, object]:
@@ -62,5 +73,9 @@ def apply(template: str, conversations: list, variables: dict) -> dict[str, obje
 
 if __name__ == "__main__":
     request = json.load(sys.stdin)
-    limit_memory()
-    json.dump(apply(**request), sys.stdout)
+    limit_resources(request.pop("seconds"))
+    try:
+        reply = json.dumps(apply(**request))
+    except MemoryError:
+        reply = json.dumps({"error": "needs too much memory"})
+    sys.stdout.write(reply)

@@ -112,7 +112,7 @@ def accumulate_gradients(
     follows = weight * distill_weight or (head_targets == "teacher" and np.any(head_weights))
     if teacher is not None and teacher_states is None and follows:
         with no_grad():
-            teacher_states = teacher.trunk_states(inputs).data  # (B, T, D)
+            teacher_states = teacher.trunk_states(inputs).data  # (B, T, W)
     if trunk_states is None:
         guide = None
         if teacher is not None and weight * distill_weight:

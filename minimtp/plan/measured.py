@@ -19,7 +19,6 @@ row s is what a token takes longer at temperature 1. c is linear between the mea
 A run folder is measured in the same way when it is given.
 """
 
-import os
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from msgspec import Meta, Struct, field
 
 from minimtp.decode.cache import FIRST_ROOM_ON_GPU, room_for
 from minimtp.errors import UserError, shown
+from minimtp.machine import total_memory
 from minimtp.plan.candidates import BOTH, INT4, MTP, STANDARD, Candidate
 from minimtp.plan.sizes import GIGA, Hardware
 from minimtp.plan.speculation import Acceptance
@@ -39,6 +39,7 @@ from minimtp.records import read_json
 
 FILE_NAME = "compare.json"
 ADVICE = "run minimtp compare again"
+UNKNOWN_MEMORY = 8 * GIGA  # bytes, if the system does not say how much there is
 Share = Annotated[float, Meta(ge=0, le=1)]
 Seconds = Annotated[float, Meta(ge=0, le=1e6)]
 PassSeconds = Annotated[float, Meta(ge=1e-9, le=1e6)]
@@ -289,8 +290,5 @@ def this_machine(processor: str) -> Hardware:
     """Return a machine with the memory of this one. Its other numbers are not used: the cost of
     passes is measured.
     """
-    try:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIGA
-    except (AttributeError, OSError, ValueError):  # not on Windows
-        memory = 8.0
+    memory = (total_memory() or UNKNOWN_MEMORY) / GIGA
     return Hardware(memory, 1.0, 1.0, title=processor, dollars_per_hour=0.02, source="measured")

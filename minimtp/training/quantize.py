@@ -170,10 +170,10 @@ def calibration_batches(
 def _spec(
     run: LoadedRun, grid: str | None, head_grid: str | None, embedding_grid: str | None
 ) -> QuantizationSpec:
-    """Return the grids to round to: the grids of the training if it used any, else the requested
-    grids.
+    """Return the grids to round to: those that the model was trained with if it was, else the
+    requested ones.
     """
-    if run.recipe.quantization != "qat":
+    if not run.fake_quantized:
         grid = grid or "q4_0"
         table = embedding_grid or (F16.name if grid == F16.name else TABLE)
         return QuantizationSpec(weights=grid, embedding=table, heads=first_grid(grid))

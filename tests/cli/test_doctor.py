@@ -1,12 +1,15 @@
 """`minimtp doctor` shows what would be used, and why."""
 
 import re
+import tomllib
+from pathlib import Path
 
 import pytest
 
 from minimtp import kernels
 from minimtp.backend import BLAS_THREAD_VARIABLES
 from minimtp.cli import main
+from minimtp.cli.doctor import EXTRAS
 
 
 def test_doctor_reports_every_topic(capsys):
@@ -67,3 +70,13 @@ def test_the_kernels_can_be_chosen_on_the_command_line(capsys):
         assert re.search(r"^kernels +plain: requested", capsys.readouterr().out, re.MULTILINE)
     finally:
         kernels.use(before or "auto")
+
+
+def test_doctor_looks_at_every_package_of_the_extras():
+    project = tomllib.loads(Path(__file__).parents[2].joinpath("pyproject.toml").read_text())
+    wanted = project["project"]["optional-dependencies"]
+    for extra, (_, modules) in EXTRAS.items():
+        named = {module.partition(".")[0] for module in modules}
+        assert named == {re.split("[><=;]", package)[0].strip() for package in wanted[extra]}
+    others = {"cuda12", "cuda13", "lessons", "dev"}  # the device; what other extras have; tests
+    assert wanted.keys() == EXTRAS.keys() | others

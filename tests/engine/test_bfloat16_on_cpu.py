@@ -124,3 +124,13 @@ def test_the_report_says_whether_bfloat16_is_faster_here(tmp_path, capsys, monke
     said = [line for line in capsys.readouterr().err.splitlines() if "precision bfloat16:" in line]
     assert len(said) == 1
     assert ("not faster" in said[0]) == (kernels.bfloat16_instructions() is None)
+
+
+def test_float32_inside_bfloat16_is_float32():
+    a, b = (np.random.default_rng(seed).standard_normal((8, 8), np.float32) for seed in range(2))
+    with matmul_precision("bfloat16", CPU):
+        rounded = matmul(a, b)
+        with matmul_precision("float32", CPU):
+            exact = matmul(a, b)
+        assert np.array_equal(matmul(a, b), rounded)
+    assert np.array_equal(matmul(a, b), exact) and not np.array_equal(exact, rounded)

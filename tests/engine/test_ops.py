@@ -39,6 +39,7 @@ SAMPLES = {
     "Transpose": (lambda: ops.Transpose((2, 0, 1)), [normal(2, 3, 4)]),
     "Index": (lambda: ops.Index(np.array([0, 2, 0])), [normal(3, 4)]),
     "IndexOfASlice": (lambda: ops.Index((slice(None), slice(1, None, 2))), [normal(3, 4)]),
+    "IndexOfTheLastAxis": (lambda: ops.Index((..., slice(1, 3))), [normal(2, 3, 4)]),
     "Concatenate": (ops.Concatenate, [normal(2, 3), normal(2, 1), normal(2, 2)]),
     "MatMul": (ops.MatMul, [normal(5, 2, 3), normal(3, 4)]),
     "LinearMatMul": (fused.LinearMatMul, [normal(2, 3, 4), normal(5, 4)]),

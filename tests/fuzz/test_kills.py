@@ -82,10 +82,7 @@ def killed_after(seconds: float, work: Callable[[], object]) -> bool:
 
 
 def kill_until_finished(work: Callable[[], object], seconds: float, rng: random.Random) -> int:
-    """Repeat the work until it is done. Kills it after up to `seconds`, which grow with each attempt.
-
-    Returns the number of kills.
-    """
+    """Repeat the work, killing it after up to `seconds`, until it is done. Returns the kills."""
     for kills in range(MAX_ATTEMPTS):
         if not killed_after(rng.uniform(0, seconds * GROWTH**kills), work):
             return kills

@@ -1,9 +1,14 @@
 """Chat templates: the prompt of a conversation, marks in messages, and templates that misbehave."""
 
 import importlib.util
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+import minimtp
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
 from minimtp.model.chat import chat_tokens, follow_up_tokens
@@ -128,6 +133,32 @@ def test_a_template_that_fails_or_loops_gets_one_sentence(template, words, monke
     with pytest.raises(UserError, match=words) as failure:
         written(template)
     assert len(str(failure.value)) <= 300
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs signals that stop a process")
+def test_time_during_which_the_process_is_stopped_does_not_count(monkeypatch):
+    run = subprocess.run
+
+    def stopped(command, **options):
+        sleep = '(kill -STOP $$; sleep 3; kill -CONT $$) & exec "$@"'
+        return run(["sh", "-c", sleep, "", *command], **options)
+
+    monkeypatch.setattr("minimtp.model.chat.SECONDS", 2)
+    monkeypatch.setattr(subprocess, "run", stopped)
+    assert written("{{ messages[0]['content'] }}", [{"role": "user", "content": "hi"}]) == "hi"
+
+
+def test_the_process_of_a_template_finds_minimtp_where_this_one_did(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", "")
+    monkeypatch.setattr("sys.path", ["", *sys.path, str(Path(minimtp.__file__).parents[1])])
+    assert written("{{ messages[0]['content'] }}", [{"role": "user", "content": "hi"}]) == "hi"
+
+
+def test_a_process_that_cannot_start_is_no_fault_of_the_template(monkeypatch):
+    monkeypatch.setattr("minimtp.model.chat.child_environment", lambda: {"PYTHONHOME": "/nowhere"})
+    with pytest.raises(RuntimeError, match="(?s)applying the chat template failed: .*encodings"):
+        written(CHATML)
 
 
 @pytest.mark.parametrize(

@@ -178,3 +178,11 @@ def test_a_model_trained_with_quantization_is_packed_on_its_own_grids(tmp_path, 
     assert quantize(load_run(tmp_path / "run"), tmp_path / "packed").packed.weights == "q8_0"
     packed = evaluate(load_run(tmp_path / "packed"), corpus)
     assert packed.bits_per_byte == pytest.approx(result.evaluation.bits_per_byte, rel=1e-5)
+
+
+def test_a_model_whose_quantization_has_not_begun_takes_any_grid(tmp_path, corpus):
+    recipe = recipe_of(quantization="qat", weight_grid="q8_0", quantize_from=0.5)
+    train(recipe, corpus, tmp_path / "run", stop_at_step=1, report=quiet)
+    run = load_run(tmp_path / "run")
+    packed = quantize(run, tmp_path / "packed", "q4_1", method="gptq", calibration=corpus)
+    assert packed.packed.weights == "q4_1"

@@ -43,6 +43,8 @@ class Remembered:
             self._states |= zip(windows, computed, strict=True)
         return Tensor(array_module(tokens).stack([self._states[window] for window in windows]))
 
+    trunk_states = hidden  # of a model without heads
+
 
 class Quality:
     """Measures configurations against the reference, on the held-out parts of the texts."""

@@ -178,7 +178,8 @@ class Grid(ABC):
 
     def _encode_by_importance(self, x: Array, importance: Array) -> tuple[Array, Scales]:
         raise UserError(
-            f"{self.name} does not support importance-weighted errors: use q4_0, q4_1, q4_k or q6_k"
+            f"{self.name} does not support importance-weighted errors: use q4_0, q4_1, q5_0, q5_1, "
+            "q8_0, q4_k or q6_k"
         )
 
     def _check_importance(self, x: Array, importance: Array, name: str) -> None:

@@ -95,7 +95,8 @@ def step_and_minimum_of(grid: Grid, scales: Scales) -> tuple[Array, Array]:
     """
     if not has_step_and_minimum(scales):
         raise UserError(
-            f"{grid.name} has no offset, so none can be learned: use q4_1, or scales learned"
+            f"{grid.name} has no offset, so none can be learned: use q4_1 or q5_1, or scales "
+            "learned"
         )
     return scales
 

@@ -249,7 +249,7 @@ def open_corpus(
     """Return the corpus made of files and folders, or of one named source.
 
     sources: one or several paths, one folder of `minimtp selfgen`, or one of the names stdlib (the
-        default), shakespeare and bible.
+        default), pydoc, shakespeare and bible.
     encoding: of the files that are not UTF-8 (encoding.py).
     out: the folder that the command writes. Its files of runs are not part of the text.
     option: the option of the command that takes the sources, for messages.

@@ -36,11 +36,11 @@ from minimtp.training.data.spellings import Pieces
 from minimtp.training.data.tokenizer_content import TokenizerSettings, checked_content
 
 END_NAMES = ("<|endoftext|>", "</s>", "<|im_end|>", "<eos>", "[SEP]")
-# Bytes that every text may contain: printable ASCII, tab and line ends, and the bytes of UTF-8 for
-# characters up to U+3FFFF.
 PIECE = 2**18  # characters that the library gets at once, if a text can be cut
 # A single line end between letters: all known patterns end a word there, whatever follows.
 CUT = re.compile(r"[A-Za-z]\n(?=[A-Za-z])")
+# Bytes that every text may contain: printable ASCII, tab and line ends, and the bytes of UTF-8 for
+# characters up to U+3FFFF.
 ORDINARY = {9, 10, 13, *range(0x20, 0x7F), *range(0x80, 0xC0), *range(0xC2, 0xF1)}
 
 

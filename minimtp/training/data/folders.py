@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from minimtp import machine
 from minimtp.errors import UserError
 from minimtp.files import advice_to_read, kind_at, reason_for
 from minimtp.quoting import shown_path
@@ -27,6 +28,7 @@ BEGINNING = 1 << 16  # bytes that are read first: most binary files show what th
 SHOWN_NAMES = 3  # of the files that were left out for one reason
 MAX_LINE, MAX_CLAUSE = 600, 160  # characters of the summary, alone and in a sentence
 MEMORY_PER_BYTE = 4  # at least: the text, and its tokens
+UNKNOWN_MEMORY = 1 << 40  # bytes; the system does not say how much there is, so no limit
 
 
 @dataclass
@@ -142,7 +144,7 @@ class _Reader:
     def __init__(self, encoding: str | None, collection: Collection, skipped: Skipped) -> None:
         self._encoding, self._skipped = encoding, skipped
         self._encodings = collection.encodings
-        self._bytes_left = _memory() // MEMORY_PER_BYTE
+        self._bytes_left = (machine.total_memory() or UNKNOWN_MEMORY) // MEMORY_PER_BYTE
 
     def read(self, source: _Source) -> Iterator[tuple[str, bytes]]:
         """Yield (name, text) of each text file. A single file without text is a UserError."""
@@ -242,11 +244,3 @@ def _identity(path: Path) -> tuple[int, int]:
     except OSError:  # deleted since it was found: reading it will fail
         return -1, hash(path)
     return status.st_dev, status.st_ino
-
-
-def _memory() -> int:
-    """Return the memory of the machine in bytes."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):
-        return 1 << 40  # unknown, so no limit

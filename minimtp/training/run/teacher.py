@@ -27,7 +27,10 @@ def load_teacher(
     if given is None:
         return None
     if not needed:
-        raise UserError("a teacher needs a distill_weight above 0: give both or neither")
+        raise UserError(
+            "nothing is learned from the teacher: set distill_weight above 0 or head_targets to "
+            "teacher, or leave the teacher out"
+        )
     run = given if isinstance(given, LoadedRun) else load_run(given, device.name)
     folder = run.path
     if follows_heads and run.model.depth < recipe.draft_depth:

@@ -5,6 +5,7 @@ from minimtp.backend import numpy as np
 from minimtp.compare.pretrained.quality import Remembered
 from minimtp.engine.precision import fastest, require
 from minimtp.model.divergence import evaluate_against
+from minimtp.model.loss import evaluate_losses
 from minimtp.training.build import build_model
 from minimtp.training.presets import preset
 
@@ -22,6 +23,7 @@ def test_a_remembered_model_has_the_results_of_the_model_and_computes_each_windo
 
     monkeypatch.setattr(model, "hidden", counted)
     found = [evaluate_against(other, remembered, part) for part in (tokens, tokens[[2, 0]])]
+    evaluate_losses(remembered, tokens)  # of the reference itself
     assert computed == [3]
     for mine, theirs in zip(found, expected, strict=True):
         assert all(np.array_equal(a, b) for a, b in zip(mine, theirs, strict=True))

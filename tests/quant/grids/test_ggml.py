@@ -1,6 +1,7 @@
 """Block grids write the bytes of ggml, which `tests/vectors/make_ggml.py` stored."""
 
 import hashlib
+import re
 from pathlib import Path
 
 import pytest
@@ -89,11 +90,12 @@ def test_an_invalid_importance_is_rejected_with_the_name_of_the_matrix(bad):
 
 @pytest.mark.parametrize("name", ["int4-restricted-g32", "nf4-g64", "ternary-tensor"])
 def test_grids_that_cannot_weight_errors_reject_an_importance(name):
-    with pytest.raises(
-        UserError,
-        match=f"{name} does not support importance-weighted errors: use q4_0, q4_1, q4_k or q6_k",
-    ):
+    with pytest.raises(UserError, match=f"{name} does not support importance") as error:
         grid_named(name).encode(np.zeros((2, 64), np.float32), importance=np.ones(64))
+    advised = set(re.findall(r"q\d_\w", str(error.value).partition(": use")[2]))
+    assert advised == set(BLOCK_GRIDS)
+    for grid in BLOCK_GRIDS.values():
+        grid.encode(np.zeros((2, 256), np.float32), importance=np.ones(256))
 
 
 def test_if_the_stored_scale_is_zero_all_codes_decode_to_zero():

@@ -141,7 +141,9 @@ def test_initial_log_steps_are_correct_even_if_an_own_or_searched_step_is_one():
 
 @pytest.mark.parametrize("name", ["q4_0", "int4-affine-g32", "q4_k"])
 def test_an_offset_that_a_grid_does_not_store_cannot_be_learned(name):
-    with pytest.raises(UserError, match=f"{name} has no offset, so none can be learned: use q4_1"):
+    with pytest.raises(
+        UserError, match=f"{name} has no offset, so none can be learned: use q4_1 or q5_1"
+    ):
         encode_learned(
             grid_named(name), np.ones((1, 256), np.float32), np.ones(8), offsets=np.ones(8)
         )
