@@ -9,6 +9,7 @@ INTRODUCES = (
     "minimtp.decode.policy.cost_identity",
     "minimtp.decode.policy.threads",
     "minimtp.decode.policy.estimates",
+    "minimtp.decode.policy.planner",
     "minimtp.decode.policy.draft_modes",
     "minimtp.decode.policy.sources",
     "minimtp.decode.policy.registry",

@@ -41,85 +41,56 @@ may give another text, because the measured times decide how many random numbers
 
 **Constants.** They were chosen by replaying recorded drafts on a simulated clock: 84 combinations
 of text, temperature, rule and drafter, three cost models (this CPU, cheap rows as on a GPU,
-expensive rows), and four kinds of timing noise. The comments list, for each tried value, the mean
-speed-up over plain decoding in all cases, and the speed-up in the worst case.
+expensive rows), and four kinds of timing noise. For each tried value, the mean speed-up over plain
+decoding in all cases, and the speed-up in the worst case:
+
+    TRIAL        small, because most trials fail
+                 0.5: 1.084, worst 0.983; 1: 1.085, 0.983; 2: 1.083, 0.975; 4: 1.079, 0.965
+    MAX_CREDIT   a higher one improves the mean, because even text that is easy to draft has hard
+                 passages; 24: 1.082; 48: 1.085; 96: 1.087; the worst case stays 0.983
+    MIN_ROUNDS   with 1, it plans too often; with 4, plans overdraw the account
+                 1: 1.088, worst 0.974; 2: 1.085, 0.983; 4: 1.085, 0.975
 """
 
 from minimtp.decode.policy.cost import Costs
 from minimtp.decode.policy.draft_modes import Chains, DraftMode, Trees
-from minimtp.decode.policy.estimates import HORIZON, RoundTimes
+from minimtp.decode.policy.estimates import HORIZON
 from minimtp.decode.policy.plan import DraftPlan
+from minimtp.decode.policy.planner import MAX_CREDIT, MIN_ROUNDS, TRIAL, Planner
 from minimtp.decode.statistics import Statistics
 
-# Plain rounds that a trial may lose. Small, because most trials fail.
-# 0.5: 1.084, worst 0.983; 1: 1.085, 0.983; 2: 1.083, 0.975; 4: 1.079, 0.965.
-TRIAL = 1.0
-# Maximum credit, in plain rounds. A higher one improves the mean, because even text that is easy to
-# draft has hard passages. 24: 1.082; 48: 1.085; 96: 1.087; the worst case stays 0.983.
-MAX_CREDIT = 48.0
 # Maximum credit at the beginning of a text, because a text that is hard to draft must not lose what
 # others have earned. With SmolLM2 (sources.py), n-grams: 1: 1.241, worst 0.985; 3: 1.372, 0.973;
 # 6: 1.402, 0.952; no limit: 1.419, 0.862.
 TEXT_CREDIT = 3.0
-# Rounds of the shortest plan. With 1, it plans too often. With 4, plans overdraw the account.
-# 1: 1.088, worst 0.974; 2: 1.085, 0.983; 4: 1.085, 0.975.
-MIN_ROUNDS = 2
 
 
-class AdaptivePolicy:
-    """A `DraftPolicy` for one sequence, or for several sequences in succession on one target.
+class AdaptivePolicy(Planner):
+    """A `DraftPolicy` that drafts chains or trees.
 
     costs: measured times of the target's forward passes. max_drafts: maximum length of a chain.
     max_nodes: maximum number of nodes in a draft tree; 0 allows chains only.
     """
 
     def __init__(self, costs: Costs, max_drafts: int, max_nodes: int = 0) -> None:
-        self._costs = costs
-        self._bucket_end = 0
-        self._times = RoundTimes()
+        super().__init__(costs)
         self._mode: DraftMode = Chains(self._times, max_drafts)
         self._other: DraftMode | None = Trees(self._times, max_nodes) if max_nodes else None
         self._credit = TRIAL
         self._until_trial = 0  # rounds until the other mode is tried again
-        self._until_plain = 0  # rounds until plain rounds are timed again
-        self._plan = DraftPlan(0, MIN_ROUNDS)
         self._planned = self._mode  # the mode that made the last drafting plan
-        # The statistics of the sequence, and a copy of them from when the plan was made.
-        self._statistics = self._seen = Statistics()
 
-    def choose(self, max_drafts: int, length: int, statistics: Statistics) -> DraftPlan:
-        """Return the plan for the next rounds: see `DraftPolicy`."""
-        followed = self._learn()
-        is_new_sequence = statistics is not self._statistics
-        if is_new_sequence or length >= self._bucket_end:
-            passes, self._bucket_end = self._costs.at(length)
-            self._times.enter_bucket(passes)
-        if is_new_sequence:
-            self._credit = min(self._credit, TEXT_CREDIT)
-        self._statistics, self._seen = statistics, statistics.copy()
-        left = self._plan.rounds - followed
-        if self._plan.drafts == 0 and left > 0:  # the next sequence continues a pause
-            self._plan = DraftPlan(0, left)
-        else:
-            self._plan = self._next_plan(max_drafts)
-        return self._plan
+    def _begin_text(self) -> None:
+        self._credit = min(self._credit, TEXT_CREDIT)
 
-    def _learn(self) -> int:
-        """Learn from the rounds since the last plan. Return how many there were."""
-        new = self._statistics.since(self._seen)
-        if new.steps == 0:
-            return 0
-        self._times.observe(new)
+    def _learn(self, new: Statistics) -> None:
         if self._plan.drafts:
             cost = self._planned.observe(new, self._plan) / self._times.plain
             self._credit = min(self._credit + new.emitted - cost, MAX_CREDIT)
             if self._other and 0 < self._mode.speed < self._other.speed:
                 self._mode, self._other = self._other, self._mode
-        return new.steps
 
     def _next_plan(self, max_drafts: int) -> DraftPlan:
-        if max_drafts <= 0:
-            return DraftPlan(0, 1)
         if self._credit <= 0:
             self._credit = TRIAL + max(self._credit, -TRIAL)
             self._mode.forget(HORIZON)

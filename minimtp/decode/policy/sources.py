@@ -9,8 +9,8 @@ small, on every text, however many sources there are.
 
     credit <- min(credit + emitted - seconds / t, MAX_CREDIT)        t: seconds of a plain round
 
-It drafts while its credit is positive. Otherwise it rests, and then begins a trial with TRIAL plain
-rounds of new credit. A common account, the *budget*, pays for the trials of all sources. It
+It drafts while its credit is positive. Otherwise it pauses, and then begins a trial with TRIAL
+plain rounds of new credit. A common account, the *budget*, pays for the trials of all sources. It
 receives the gains and losses of all rounds, and slowly refills: by BUDGET plain rounds per text and
 REFILL in each round. While it is empty, only sources that have earned more than they lost may
 draft. It never falls below -BUDGET: during a draft, the processor may do something else for
@@ -21,7 +21,7 @@ most BUDGET, whatever was earned on earlier texts. So what a text may lose is BU
 round, TRIAL for each source that paid in the text before and does not pay now, and what the last
 plan overdraws. A draft is never longer than its credit covers if all of it is rejected.
 
-**Waiting.** A source that has earned something rests for WAIT rounds. After each trial that only
+**Waiting.** A source that has earned something pauses for WAIT rounds. After each trial that only
 lost, it waits twice as long, up to MAX_WAIT. So useless heads cost almost nothing after a few
 texts, because the policy outlives the text.
 
@@ -48,13 +48,12 @@ from minimtp.decode.policy.cost import Costs
 from minimtp.decode.policy.draft_modes import Chains
 from minimtp.decode.policy.estimates import HORIZON, RoundTimes, keep
 from minimtp.decode.policy.plan import DraftPlan
+from minimtp.decode.policy.planner import MAX_CREDIT, MIN_ROUNDS, TRIAL, Planner
 from minimtp.decode.statistics import Statistics
 
-TRIAL = 1.0  # plain rounds that one trial may lose
 # Plain rounds that all trials of a new text may lose. 1: 1.553, worst 0.949; 2: 1.576, 0.971.
 BUDGET = 2.0
 REFILL = 1 / HORIZON  # plain rounds by which the budget grows in each round
-MAX_CREDIT = 48.0  # plain rounds; see adaptive.py
 # Rounds before another trial of a source that earned something. With a budget of 2:
 # 16: 1.600, worst 0.964; 32: 1.597, 0.974; 128: 1.576, 0.971.
 WAIT = 32
@@ -63,7 +62,6 @@ MAX_WAIT = 8 * HORIZON
 # long as there is credit, and not only if the estimates say that it pays: 1.616, worst 0.974 with
 # 64 and 128; 1.620, 0.976 with 32 and 64.
 FORGET_TEXT, FORGET_TRIAL = HORIZON // 4, HORIZON // 2
-MIN_ROUNDS = 2  # of a plan that times plain rounds
 PLAN_SECONDS = 5e-3
 MIN_PLAN_SECONDS = 1e-3  # a shorter plan takes longer to make than it can save
 # Plans expect that a source drafts in at least this share of the rounds, because a text may begin
@@ -82,8 +80,8 @@ class Source:
     def __init__(self, times: RoundTimes, max_drafts: int, costs_nothing: bool) -> None:
         self.chains = Chains(times, max_drafts)
         self.chains.tried = costs_nothing
-        self.drafts = 0  # the depth that is planned; 0 while the source rests
-        self.resting = 0  # rounds until the next trial
+        self.drafts = 0  # the depth that is planned; 0 while the source pauses
+        self.rounds_until_trial = 0
         self._max_drafts = max_drafts
         self._credit = TRIAL
         self._earned = 0.0  # since the last trial began
@@ -118,9 +116,9 @@ class Source:
         self._credit, self._earned = TRIAL, 0.0
         self.chains.forget(FORGET_TRIAL)
 
-    def rest(self) -> None:
+    def pause(self) -> None:
         self._wait = WAIT if self._earned > 0 else min(2 * self._wait, MAX_WAIT)
-        self.drafts, self.resting = 0, self._wait
+        self.drafts, self.rounds_until_trial = 0, self._wait
 
     def plan(self, max_drafts: int, shortest: int, budget: float, speed: float) -> int:
         """Plan the best depth, at least 1, that costs at most `budget` plain rounds if all drafts
@@ -137,50 +135,25 @@ class Source:
         return max(1, int(budget / max(share * self.chains.extra(self.drafts), 1e-9)))
 
 
-class SourcesPolicy:
-    """A `DraftPolicy` for one sequence, or for several sequences in succession on one target.
+class SourcesPolicy(Planner):
+    """A `DraftPolicy` that drafts from several sources.
 
     costs: measured times of the target's forward passes. depths: the maximum draft depth of each
     source. lookups: number of sources, the first ones, whose drafts take no time.
     """
 
     def __init__(self, costs: Costs, depths: Sequence[int], lookups: int = 0) -> None:
-        self._costs = costs
-        self._bucket_end = 0
-        self._times = times = RoundTimes()
-        self._sources = [Source(times, d, index < lookups) for index, d in enumerate(depths)]
+        super().__init__(costs)
+        self._sources = [Source(self._times, d, index < lookups) for index, d in enumerate(depths)]
         self._budget = BUDGET
         self._tokens = self._seconds = 0.0  # of about the last HORIZON rounds
-        self._until_plain = 0  # rounds until plain rounds are timed again
-        self._plan = DraftPlan(0, MIN_ROUNDS)
-        # The statistics of the sequence, and a copy of them from when the plan was made.
-        self._statistics = self._seen = Statistics()
 
-    def choose(self, max_drafts: int, length: int, statistics: Statistics) -> DraftPlan:
-        """Return the plan for the next rounds: see `DraftPolicy`."""
-        followed = self._learn()
-        is_new_sequence = statistics is not self._statistics
-        if is_new_sequence or length >= self._bucket_end:
-            passes, self._bucket_end = self._costs.at(length)
-            self._times.enter_bucket(passes)
-        if is_new_sequence:
-            self._budget = min(self._budget, BUDGET)
-            for source in self._sources:
-                source.begin_text()
-        self._statistics, self._seen = statistics, statistics.copy()
-        left = self._plan.rounds - followed
-        if self._plan.drafts == 0 and left > 0:  # the next sequence continues a pause
-            self._plan = DraftPlan(0, left)
-        else:
-            self._plan = self._next_plan(max_drafts)
-        return self._plan
+    def _begin_text(self) -> None:
+        self._budget = min(self._budget, BUDGET)
+        for source in self._sources:
+            source.begin_text()
 
-    def _learn(self) -> int:
-        """Learn from the rounds since the last plan. Return how many there were."""
-        new = self._statistics.since(self._seen)
-        if new.steps == 0:
-            return 0
-        self._times.observe(new)
+    def _learn(self, new: Statistics) -> None:
         plain, undrafted, seconds, gains = self._times.plain, new.steps, 0.0, 0.0
         if self._plan.drafts:
             idle = new.seconds_draft
@@ -199,12 +172,9 @@ class SourcesPolicy:
         self._seconds = kept * self._seconds + seconds + undrafted * plain
         self._until_plain -= new.steps
         for source in self._sources:
-            source.resting -= new.steps
-        return new.steps
+            source.rounds_until_trial -= new.steps
 
     def _next_plan(self, max_drafts: int) -> DraftPlan:
-        if max_drafts <= 0:
-            return DraftPlan(0, 1)
         if self._until_plain <= 0:
             self._until_plain = HORIZON
             return DraftPlan(0, MIN_ROUNDS)
@@ -214,7 +184,7 @@ class SourcesPolicy:
         shortest = max(1, int(MIN_PLAN_SECONDS / plain))
         rounds = max(MIN_ROUNDS, int(PLAN_SECONDS / plain))
         for source in self._sources:
-            if source.drafts == 0 and (source.resting > 0 or self._budget < TRIAL / 2):
+            if source.drafts == 0 and (source.rounds_until_trial > 0 or self._budget < TRIAL / 2):
                 continue
             if source.drafts == 0:
                 source.begin_trial()
@@ -222,9 +192,9 @@ class SourcesPolicy:
             if budget > 0:
                 rounds = min(rounds, source.plan(max_drafts, shortest, budget, speed))
             else:
-                source.rest()
+                source.pause()
         depths = tuple(source.drafts for source in self._sources)
         if any(depths):
             return DraftPlan(max(depths), max(rounds, shortest), depths=depths)
-        waiting = min(source.resting for source in self._sources)
+        waiting = min(source.rounds_until_trial for source in self._sources)
         return DraftPlan(0, waiting if waiting > 0 else WAIT)  # else for the budget
