@@ -31,6 +31,7 @@ INTRODUCES = (
     "minimtp.training.quantize",
     "minimtp.compare.configurations",
     "minimtp.compare.result_cache",
+    "minimtp.compare.result_file",
     "minimtp.compare.measurement",
     "minimtp.compare.claims",
     "minimtp.compare.report",

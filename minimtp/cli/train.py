@@ -173,7 +173,7 @@ def _recorded_recipe(out: str) -> Recipe | None:
     """Return the recipe of the run that is resumed, or None if it has no checkpoint yet."""
     from minimtp.training.run import checkpoint
 
-    return checkpoint.read(out, optimizer=False).recipe if checkpoint.exists(out) else None
+    return checkpoint.read_header(out).recipe if checkpoint.exists(out) else None
 
 
 def _recorded_teacher(options: argparse.Namespace, out: str) -> str | None:
@@ -182,7 +182,7 @@ def _recorded_teacher(options: argparse.Namespace, out: str) -> str | None:
 
     if not (options.resume and checkpoint.exists(out)):
         return None
-    return checkpoint.read(out, optimizer=False).state.get("teacher")
+    return checkpoint.read_header(out).state.get("teacher")
 
 
 def _note_unused(options: argparse.Namespace, recipe: Recipe) -> None:

@@ -2,7 +2,6 @@
 finished result.
 """
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -35,21 +34,17 @@ from minimtp.compare.measurement import (
 )
 from minimtp.compare.plot import draw_comparison
 from minimtp.compare.report import print_report
-from minimtp.compare.result_cache import CACHE, Figures, ResultCache, as_json
+from minimtp.compare.result_cache import Figures, ResultCache, as_json
+from minimtp.compare.result_file import ADVICE, CACHE_NAME, FILE_NAME, finish, read_result
 from minimtp.compare.schema import Result
 from minimtp.errors import MeasurementFailed, UserError
-from minimtp.files import FileKind, OneWriter, check_file, check_folder, delete, write_text
+from minimtp.files import check_folder
 from minimtp.machine import available_cores
-from minimtp.records import MAX_INT, check_value, parse_json, read_file, without_nan
+from minimtp.records import MAX_INT
 from minimtp.training import presets
 from minimtp.training.data.corpus import Corpus, open_corpus
 from minimtp.training.recipe import Recipe
-from minimtp.training.run.interrupt import Interrupted
 
-FILE_NAME = "compare.json"
-RESULT = FileKind("a comparison", begins=b'{"configurations":')
-CACHE_NAME = "measured.json"  # exists until everything is measured
-ADVICE = "delete it to measure again"
 SMALLER = "choose a smaller --preset"
 MAX_DEPTH = 64  # tokens after an evaluated window that the heads may have to predict
 
@@ -137,15 +132,12 @@ def compare(
     text.require(recipe.batch_size, recipe.context_length, MAX_DEPTH, SMALLER)
     prompts = choose_prompts(text, SIZES[preset])
     job = Job(preset, recipe, text, prompts, choose_device(device), threads or available_cores())
-    with OneWriter(out) as writer:
-        result = finished_result(out, job.setting)
-        if result is None:
-            writer.begin()
-            check_file(out / FILE_NAME, RESULT)
-            result = _train_and_measure(job, out, report)
-            write_text(out / FILE_NAME, json.dumps(without_nan(result), indent=2) + "\n", RESULT)
-            delete(out / CACHE_NAME, CACHE)
-            draw_comparison(result, out)
+    result = finish(
+        out,
+        lambda: finished_result(out, job.setting),
+        lambda: _train_and_measure(job, out, report),
+        draw_comparison,
+    )
     print_report(result, out, report)
     require_equal_texts(result["configurations"])
     return result
@@ -161,23 +153,19 @@ def _train_and_measure(job: Job, out: Path, report: Callable[[str], None]) -> Fi
     report(f"kernels   {': '.join(job.kernels)}")
     report(f"threads   {job.threads} for training, 1 for decoding")
     cache = ResultCache(out / CACHE_NAME, job.setting, report)
-    try:
-        with cache.counting():
-            runs = train_configurations(
-                recipes(job.recipe), job.corpus, out, job.device.name, job.threads
-            )
-            configurations = measure_configurations(
-                runs,
-                job.corpus,
-                job.prompts,
-                job.sizes,
-                job.device,
-                threads=job.threads,
-                get_part=cache.get,
-            )
-    except Interrupted as stop:
-        message = f"stopped and saved in {stop.folder}; run the same command again to resume"
-        raise KeyboardInterrupt(message) from None
+    with cache.counting():
+        runs = train_configurations(
+            recipes(job.recipe), job.corpus, out, job.device.name, job.threads
+        )
+        configurations = measure_configurations(
+            runs,
+            job.corpus,
+            job.prompts,
+            job.sizes,
+            job.device,
+            threads=job.threads,
+            get_part=cache.get,
+        )
     claims = judge({c["name"]: c for c in configurations})
     return {
         "configurations": configurations,
@@ -204,23 +192,13 @@ def require_no_differences(agreements: Sequence[Figures]) -> None:
 
 
 def finished_result(out: Path, setting: Figures) -> Figures | None:
-    """Return the content of compare.json, None if there is none.
-
-    setting: JSON values. Raises UserError if the file is damaged, has an older format, or another
-    setting."""
-    path = out / FILE_NAME
-    if not path.is_file():
+    """Return the content of compare.json, None if there is none. Raises the errors of
+    `read_result`, and UserError for other configurations.
+    """
+    result = read_result(out, Result, setting)
+    if result is None:
         return None
-    result = parse_json(read_file(path, advice=ADVICE), path, ADVICE)
-    check_value(result, Result, path, ADVICE)
-    different = [name for name, value in setting.items() if result[name] != value]
-    if different:
-        names = " and ".join(different)
-        raise UserError(
-            f"{path} holds a comparison with other {names}: choose another --out, or delete the "
-            "folder"
-        )
     names = [configuration["name"] for configuration in result["configurations"]]
     if names != list(TITLES):
-        raise UserError(f"{path}: configurations are not {', '.join(TITLES)}: {ADVICE}")
+        raise UserError(f"{out / FILE_NAME}: configurations are not {', '.join(TITLES)}: {ADVICE}")
     return result

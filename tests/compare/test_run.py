@@ -146,7 +146,7 @@ def test_a_busy_machine_is_reported_before_training(load, warned, tmp_path, monk
 def test_a_folder_with_other_recipes_is_refused_and_left_unchanged(finished):
     out, _ = finished
     content = (out / "compare.json").read_bytes()
-    with pytest.raises(UserError, match="a comparison with other recipes"):
+    with pytest.raises(UserError, match="a comparison with other settings .recipes"):
         compare(out, seed=5)
     assert (out / "compare.json").read_bytes() == content
 

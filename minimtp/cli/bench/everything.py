@@ -24,6 +24,7 @@ from minimtp.bench.kernels import speed as kernels
 from minimtp.bench.quality import measure as quality
 from minimtp.bench.training import speed as training
 from minimtp.compare import run as comparison
+from minimtp.compare.result_file import FILE_NAME, RESULT
 from minimtp.errors import UserError
 from minimtp.files import FileKind, OneWriter, write_text
 from minimtp.kernels import describe as describe_kernels
@@ -114,7 +115,7 @@ def _measurements(preset: str, out: Path, device: str) -> dict[str, Callable[[],
 
     def compare() -> None:
         comparison.compare(preset, compared, device=device)
-        _copy(compared / comparison.FILE_NAME, out / f"compare-{preset}.json", comparison.RESULT)
+        _copy(compared / FILE_NAME, out / f"compare-{preset}.json", RESULT)
 
     def measure_decoding() -> None:
         small = compared / "mtp_qat_int4"

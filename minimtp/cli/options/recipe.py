@@ -87,7 +87,7 @@ def _stored_settings(options: argparse.Namespace, out: str | None) -> dict[str, 
     whole = options.preset or options.recipe or options.start_from
     if not options.resume or whole or out is None or not checkpoint.exists(out):
         return {}
-    return checkpoint.read(out, optimizer=False).recipe.to_dict()
+    return checkpoint.read_header(out).recipe.to_dict()
 
 
 def _base_settings(options: argparse.Namespace, only_heads: bool) -> dict[str, object]:

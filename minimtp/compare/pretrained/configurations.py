@@ -167,5 +167,5 @@ class Workshop:
 def _finished(folder: Path) -> bool:
     if not checkpoint.exists(folder):
         return False
-    stored = checkpoint.read(folder, optimizer=False)
+    stored = checkpoint.read_header(folder)
     return stored.step >= stored.recipe.steps

@@ -5,8 +5,7 @@ The same command resumes it, or shows its finished result.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -34,17 +33,17 @@ from minimtp.compare.pretrained.schema import Result
 from minimtp.compare.pretrained.sizes import SIZES, Sizes
 from minimtp.compare.pretrained.steps import Steps
 from minimtp.compare.pretrained.texts import open_texts
-from minimtp.compare.result_cache import CACHE, Figures, ResultCache, as_json
-from minimtp.compare.run import ADVICE, CACHE_NAME, FILE_NAME, RESULT, require_no_differences
+from minimtp.compare.result_cache import Figures, ResultCache, as_json
+from minimtp.compare.result_file import CACHE_NAME, finish, read_result, require_same
+from minimtp.compare.run import require_no_differences
 from minimtp.errors import UserError
-from minimtp.files import FileKind, OneWriter, check_file, check_folder, delete, write_text
+from minimtp.files import FileKind, check_file, check_folder, write_text
 from minimtp.machine import available_cores
 from minimtp.quoting import shown_path
-from minimtp.records import check_value, parse_json, read_file, read_json, without_nan
+from minimtp.records import read_json
 from minimtp.training.build import MODEL_SETTINGS
 from minimtp.training.recipe import Recipe
 from minimtp.training.run.folder import LOADED_RUN, LoadedRun
-from minimtp.training.run.interrupt import Interrupted
 
 SETTING_NAME = "setting.json"
 SETTING = FileKind("the setting of a comparison", begins=b'{"preset":')
@@ -151,22 +150,17 @@ def finish_comparison(job: Job, out: Path, report: Callable[[str], None]) -> Fig
     report: receives a line when a step begins. Raises UserError if the folder cannot be written or
     belongs to another comparison, and KeyboardInterrupt if the user stops it.
     """
-    with OneWriter(out) as writer:
-        result = finished_result(out, job.setting)
-        if result is None:
-            writer.begin()
-            check_file(out / FILE_NAME, RESULT)
-            _record_setting(out, job.setting)
-            with _saved_if_stopped():
-                result = _make_and_measure(job, out, report)
-            write_text(out / FILE_NAME, json.dumps(without_nan(result), indent=2) + "\n", RESULT)
-            delete(out / CACHE_NAME, CACHE)
-            draw_comparison(result, out)
-    return result
+    return finish(
+        out,
+        lambda: read_result(out, Result, job.setting),
+        lambda: _make_and_measure(job, out, report),
+        draw_comparison,
+    )
 
 
 def _make_and_measure(job: Job, out: Path, report: Callable[[str], None]) -> Figures:
     """Run the steps whose results are not yet in `out`."""
+    _record_setting(out, job.setting)
     load_before = machine.load()
     machine.warn_if_busy(load_before, report)
     report(f"model     {shown_path(job.reference.path)}")
@@ -215,15 +209,6 @@ def _make_and_measure(job: Job, out: Path, report: Callable[[str], None]) -> Fig
     }
 
 
-@contextmanager
-def _saved_if_stopped() -> Iterator[None]:
-    try:
-        yield
-    except Interrupted as stop:
-        message = f"stopped and saved in {stop.folder}; run the same command again to resume"
-        raise KeyboardInterrupt(message) from None
-
-
 def without_heads(loaded: LoadedRun) -> LoadedRun:
     """Return the trunk of a model, as if it had been trained elsewhere."""
     sizes = {name: getattr(loaded.recipe, name) for name in MODEL_SETTINGS}
@@ -249,28 +234,5 @@ def _record_setting(out: Path, setting: Figures) -> None:
     check_file(path, SETTING)
     if path.is_file():
         stored = read_json(path, dict, advice="delete the folder, or choose another --out")
-        _require_same(path, stored, setting)
+        require_same(path, stored, setting)
     write_text(path, json.dumps(setting), SETTING)
-
-
-def _require_same(path: Path, stored: Figures, setting: Figures) -> None:
-    different = [name for name, value in setting.items() if stored.get(name) != value]
-    if different:
-        raise UserError(
-            f"{path} belongs to a comparison with another {' and '.join(different)}: choose "
-            "another --out, or delete the folder"
-        )
-
-
-def finished_result(out: Path, setting: Figures) -> Figures | None:
-    """Return the content of compare.json, None if there is none.
-
-    setting: JSON values. Raises UserError if the file is damaged or has another setting.
-    """
-    path = out / FILE_NAME
-    if not path.is_file():
-        return None
-    result = parse_json(read_file(path, advice=ADVICE), path, ADVICE)
-    check_value(result, Result, path, ADVICE)
-    _require_same(path, result, setting)
-    return result

@@ -194,27 +194,47 @@ def read(folder: str | Path, optimizer: bool = True) -> Checkpoint:
     Raises UserError if the folder or its checkpoint is missing, truncated, damaged, not written by
     minimtp, or of another format version.
     """
-    folder = Path(folder)
-    path = folder / FILE_NAME
-    kind = kind_at(folder)
-    if kind != "folder":
-        found = "there is no run folder {}" if kind == "nothing" else "{} is not a run folder"
-        raise UserError(f"{found.format(folder)}: {MODELS}")
-    if kind_at(path) != "file":
-        raise UserError(f"{folder} holds no checkpoint, and no model of another kind: {MODELS}")
+    path = _path(folder)
     with open_tensors(path, ADVICE) as file:
         header = _header(path, file.metadata)
         arrays = file.read_arrays() if header["packed"] is None else file.map_arrays()
     if str(checksum(file.metadata[HEADER_KEY], arrays)) != file.metadata.get("crc32"):
         raise damaged(path, "its checksum does not match", ADVICE)
-    with naming(path):
-        recipe = Recipe.from_dict(header["recipe"])
     parameters, moments = _with_prefix("model.", arrays), _with_prefix("optimizer.", arrays)
     _check_moments(path, parameters, moments)
+    return _checkpoint(path, header, parameters, moments if optimizer else {})
+
+
+def read_header(folder: str | Path) -> Checkpoint:
+    """Read the checkpoint of a run folder without its arrays, which takes no time. The checksum
+    covers the arrays, so it is not compared.
+
+    Raises the other errors of `read`.
+    """
+    path = _path(folder)
+    with open_tensors(path, ADVICE) as file:
+        return _checkpoint(path, _header(path, file.metadata), {}, {})
+
+
+def _path(folder: str | Path) -> Path:
+    """Return the path of a folder's checkpoint. Raises UserError if there is none."""
+    folder = Path(folder)
+    kind = kind_at(folder)
+    if kind != "folder":
+        found = "there is no run folder {}" if kind == "nothing" else "{} is not a run folder"
+        raise UserError(f"{found.format(folder)}: {MODELS}")
+    if kind_at(folder / FILE_NAME) != "file":
+        raise UserError(f"{folder} holds no checkpoint, and no model of another kind: {MODELS}")
+    return folder / FILE_NAME
+
+
+def _checkpoint(path: Path, header: dict, parameters: Arrays, optimizer: Arrays) -> Checkpoint:
+    with naming(path):
+        recipe = Recipe.from_dict(header["recipe"])
     return Checkpoint(
         recipe=recipe,
         parameters=parameters,
-        optimizer=moments if optimizer else {},
+        optimizer=optimizer,
         step=header["step"],
         tokens=header["tokens"],
         corpus=header["corpus"],

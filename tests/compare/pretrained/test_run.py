@@ -104,7 +104,9 @@ def test_a_folder_of_another_comparison_is_refused(pretrained, finished, tmp_pat
     out = tmp_path / "out"
     out.mkdir()
     shutil.copy(finished[0] / "setting.json", out)
-    with pytest.raises(UserError, match="setting.json belongs to a comparison with another seed"):
+    with pytest.raises(
+        UserError, match="setting.json belongs to a comparison with other settings .seed"
+    ):
         run.compare_pretrained(loaded, out, "tiny", threads=2, seed=1)
 
 

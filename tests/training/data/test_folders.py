@@ -134,7 +134,7 @@ def test_the_names_of_run_files_are_those_that_runs_use():
     assert checkpoint.FILE_NAME in MARKERS
     assert {checkpoint.FILE_NAME, checkpoint.RECIPE_NAME, LOG_NAME, "self-generated"} <= OWN_NAMES
     from minimtp.bench.quality.measure import FILE_NAME as quality_name
-    from minimtp.compare.run import CACHE_NAME, FILE_NAME
+    from minimtp.compare.result_file import CACHE_NAME, FILE_NAME
 
     assert {quality_name, CACHE_NAME, FILE_NAME, one_writer.NAME} <= MARKERS
     assert (WALKED_LOG, LOG_BEGINS) == (LOG_NAME, LOG.begins)
