@@ -25,6 +25,7 @@ from minimtp.errors import UserError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # from glibc's malloc.h
 CACHE_LINE = 64  # bytes
+MAX_FLOAT16 = 65504.0  # the largest number of float16
 MAX_HEAP_ARRAY = 32 << 20  # bytes; the maximum that glibc accepts for M_MMAP_THRESHOLD
 # Share of the GPU's memory. The rest is for cuBLAS, compiled kernels and CUDA graphs.
 MAX_POOL_SHARE = 0.9
@@ -53,7 +54,7 @@ if not NUMPY_WAS_LOADED_BEFORE and not _threads_in("OMP_NUM_THREADS"):
 import numpy  # noqa: E402  (the thread variables must be set first)
 
 __all__ = [
-    "Array", "CACHE_LINE", "Device", "aligned_zeros", "array_module", "blas_threads",
+    "Array", "CACHE_LINE", "Device", "MAX_FLOAT16", "aligned_zeros", "array_module", "blas_threads",
     "blas_threads_warning", "can_compile_cuda", "choose_device", "empty_gpu_pool", "gpu_name",
     "gpu_pool_bytes", "is_array", "keep_freed_memory", "numpy", "to_device", "to_numpy",
 ]  # fmt: skip

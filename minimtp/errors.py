@@ -8,18 +8,21 @@ class UserError(Exception):
     """The user's input cannot be used. The message is one sentence that says what to do instead.
     Exit code 2.
 
-    The message is one line of at most MAX_MESSAGE characters. A longer one, with the long name of a
-    file for instance, is cut where it has the longest word. What cannot be printed is escaped.
+    The message is one line (`one_line`): what cannot be printed is escaped, and a very long word,
+    such as the name of a file, is cut.
     """
 
     def __init__(self, message: object) -> None:
-        super().__init__(_one_line(str(message)))
+        super().__init__(one_line(str(message)))
 
 
 MAX_MESSAGE = 300
 
 
-def _one_line(message: str) -> str:
+def one_line(message: str) -> str:
+    """Return the message in one printable line of at most MAX_MESSAGE characters. A longer one is
+    cut where it has the longest word.
+    """
     if not message.isprintable():
         escaped = (c if c.isprintable() else ascii(c)[1:-1] for c in message)
         message = "".join(escaped)

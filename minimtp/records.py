@@ -38,7 +38,7 @@ from minimtp.errors import UserError, shown
 from minimtp.files import advice_to_read, kind_at, reason_for
 
 MAX_BYTES = 16 * 2**20  # of a JSON file, unless the caller states another limit
-MAX_DEPTH = 64  # brackets inside brackets
+MAX_NESTING = 64  # brackets inside brackets
 
 MAX_INT = 2**63 - 1
 MAX_FLOAT = sys.float_info.max
@@ -124,7 +124,7 @@ def parse_json(data: bytes | str, source: str | Path, advice: str) -> Any:
         if not text.strip():
             raise UserError(f"{source} is empty: {advice}")
         value = json.loads(text)
-        too_deep = _is_deeper_than(MAX_DEPTH, value)
+        too_deep = _is_deeper_than(MAX_NESTING, value)
     except UnicodeDecodeError as error:
         raise UserError(
             f"{source} is not UTF-8 (byte 0x{data[error.start]:02x} at {error.start}): {advice}"
@@ -138,7 +138,7 @@ def parse_json(data: bytes | str, source: str | Path, advice: str) -> Any:
     except RecursionError:
         too_deep = True
     if too_deep:
-        raise UserError(f"{source} nests brackets more than {MAX_DEPTH} deep: {advice}")
+        raise UserError(f"{source} nests brackets more than {MAX_NESTING} deep: {advice}")
     return value
 
 

@@ -11,7 +11,7 @@ from msgspec import Meta, Struct
 
 from minimtp.errors import UserError, shown
 from minimtp.records import (
-    MAX_DEPTH,
+    MAX_NESTING,
     Count,
     Finite,
     NonNegative,
@@ -88,8 +88,8 @@ def test_a_file_of_the_declared_form_is_read(tmp_path):
         ("", "is empty"),
         ('{"cells": ', "is not valid JSON at line 1, column 11"),
         (b'{"cells": "\xff"}', "is not UTF-8 (byte 0xff at 11)"),
-        (f'{{"free": {"[" * 100_000}', f"nests brackets more than {MAX_DEPTH} deep"),
-        (f'{{"free": {"[" * 70 + "]" * 70}}}', f"nests brackets more than {MAX_DEPTH} deep"),
+        (f'{{"free": {"[" * 100_000}', f"nests brackets more than {MAX_NESTING} deep"),
+        (f'{{"free": {"[" * 70 + "]" * 70}}}', f"nests brackets more than {MAX_NESTING} deep"),
         (f'{{"free": {"9" * 5000}}}', "has a number of thousands of digits"),
     ],
 )

@@ -36,7 +36,7 @@ from minimtp.cli import (
     train,
 )
 from minimtp.cli.parser import Parser, add_commands
-from minimtp.errors import MeasurementFailed, UserError, shown
+from minimtp.errors import MeasurementFailed, UserError, one_line
 from minimtp.extras import first_cause
 
 DESCRIPTION = (
@@ -45,7 +45,6 @@ DESCRIPTION = (
 )
 # Options that decide how much memory a command takes.
 LESS_MEMORY = ("--batch-size", "--context-length", "--context", "--threads")
-MAX_MESSAGE = 300  # characters
 COMMANDS = (
     train, selfgen, generate, chat, evaluate, quantize, export, compare, bench, plan, doctor,
 )  # fmt: skip
@@ -70,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         code = _run(arguments, interrupts)
     except UserError as error:
-        code = _failed(one_line(str(error)), 2)
+        code = _failed(str(error), 2)
     except MeasurementFailed as error:
         code = _failed(str(error), 1)
     except KeyboardInterrupt as stopped:
@@ -109,17 +108,6 @@ def make_parser() -> Parser:
     for command in COMMANDS:
         command.add_parser(commands)
     return parser
-
-
-def one_line(message: str) -> str:
-    """Return a message in one line of at most 300 characters, without its middle if it is longer,
-    because the reason is at the beginning and the advice at the end.
-    """
-    message = shown(message, len(message))
-    if len(message) <= MAX_MESSAGE:
-        return message
-    end = MAX_MESSAGE // 2 - len(" ... ")
-    return f"{message[: MAX_MESSAGE // 2]} ... {message[-end:]}"
 
 
 def _run(arguments: list[str] | None, interrupts: process.Interrupts | None) -> int:

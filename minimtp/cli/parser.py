@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable
 from minimtp.cli.options.dashes import join_values
 from minimtp.cli.options.values import seed, whole_number
 from minimtp.errors import UserError, shown
+from minimtp.model.config import KV_CACHES
 from minimtp.training.settings import check_known
 
 Run = Callable[[argparse.Namespace], int]  # runs a command and returns the exit code
-KV_CACHES = "float32", "float16", "int8"
 
 
 class Parser(argparse.ArgumentParser):

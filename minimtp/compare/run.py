@@ -40,13 +40,13 @@ from minimtp.compare.schema import Result
 from minimtp.errors import MeasurementFailed, UserError
 from minimtp.files import check_folder
 from minimtp.machine import available_cores
+from minimtp.model.config import MAX_DRAFT_DEPTH
 from minimtp.records import MAX_INT
 from minimtp.training import presets
 from minimtp.training.data.corpus import Corpus, open_corpus
 from minimtp.training.recipe import Recipe
 
 SMALLER = "choose a smaller --preset"
-MAX_DEPTH = 64  # tokens after an evaluated window that the heads may have to predict
 
 
 class Disagreement(MeasurementFailed):
@@ -129,7 +129,7 @@ def compare(
     check_folder(out)
     recipe = presets.preset(preset, seed=seed)
     text = open_corpus(corpus, encoding=encoding, out=out)
-    text.require(recipe.batch_size, recipe.context_length, MAX_DEPTH, SMALLER)
+    text.require(recipe.batch_size, recipe.context_length, MAX_DRAFT_DEPTH, SMALLER)
     prompts = choose_prompts(text, SIZES[preset])
     job = Job(preset, recipe, text, prompts, choose_device(device), threads or available_cores())
     result = finish(

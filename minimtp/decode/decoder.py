@@ -44,6 +44,7 @@ from minimtp.decode.policy.threads import fastest_threads
 from minimtp.decode.sampling.params import GREEDY, SamplingParams
 from minimtp.decode.states import DecodingStates
 from minimtp.kernels import plain
+from minimtp.model.config import KV_CACHES
 from minimtp.model.draft_head import DraftHead
 from minimtp.model.loaded import LOADED, LoadedModel
 from minimtp.model.tokenizer import prompt_tokens
@@ -71,7 +72,7 @@ def _stop(name: str, value: object) -> list[str | bytes]:
 
 _stops = several(TEXT, str, bytes, bytearray, memoryview, expected="text, or a list of texts")
 _prompts = several(_prompt, expected="a list of texts")
-KV_CACHE = one_of("float32", "float16", "int8")
+KV_CACHE = one_of(*KV_CACHES)
 TEXT_OPTIONS: dict[str, Kind] = {
     "max_new_tokens": NEW_TOKENS,
     "sampling": SAMPLING,

@@ -20,9 +20,8 @@ from functools import cached_property
 from itertools import accumulate
 from operator import mul
 
+from minimtp.decode.drafters.drafter import MAX_DRAFTS
 from minimtp.plan.cost import PassCost
-
-MAX_DRAFTS = 15
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,6 @@ from minimtp.quant import packing
 from minimtp.quant.activations import round_activations
 from minimtp.quant.grids import Grid
 
-ACTIVATIONS = ("int8", "int8-token", "none")
-
 
 class PackedMatrix(Matrix):
     """An (N, K) matrix as packed rows.

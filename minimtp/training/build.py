@@ -14,8 +14,7 @@ from minimtp.backend import numpy as np
 from minimtp.engine.module import Indices, Module
 from minimtp.errors import UserError, shown
 from minimtp.model.config import ModelConfig
-from minimtp.model.transformer import LanguageModel as Model
-from minimtp.model.transformer import Transformer
+from minimtp.model.transformer import LanguageModel, Transformer
 from minimtp.training.recipe import SETTINGS, Recipe
 from minimtp.training.recipe_checks import ONE_HEAD, chosen_layers, is_larger
 
@@ -35,7 +34,7 @@ DRAFT_VOCABULARY = "heads.draft_vocabulary.ids"  # the name of the array in a ch
 MODEL_SETTINGS = [name for name, field in SETTINGS.items() if field.metadata["group"] == "model"]
 
 
-def build_model(recipe: Recipe, rng: np.random.Generator | None) -> Model:
+def build_model(recipe: Recipe, rng: np.random.Generator | None) -> LanguageModel:
     """Return the model of the recipe with initial weights, in float32 on the CPU, not quantized.
 
     rng: None leaves the weights unset, for a model that is loaded.
@@ -44,7 +43,7 @@ def build_model(recipe: Recipe, rng: np.random.Generator | None) -> Model:
     trunk with any heads.
     """
     config = model_config(recipe)
-    model: Model = Transformer(config, rng)
+    model: LanguageModel = Transformer(config, rng)
     if recipe.heads != "none":
         from minimtp.model.heads import HEADS, LargerTokenConditionedHeads, MultiTokenModel
 

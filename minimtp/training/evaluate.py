@@ -42,10 +42,11 @@ from minimtp.backend import numpy as np
 from minimtp.engine.module import replicate
 from minimtp.errors import UserError
 from minimtp.machine import available_cores
+from minimtp.model.config import KV_CACHES
 from minimtp.model.loaded import LOADED, LoadedModel
 from minimtp.model.loss import evaluate_losses
 from minimtp.model.tokenizer import same_tokens
-from minimtp.training.build import Model
+from minimtp.model.transformer import LanguageModel
 from minimtp.training.data.corpus import CORPUS, Corpus, open_corpus
 from minimtp.training.data.recorded import recorded_corpus
 from minimtp.training.run.folder import LOADED_RUN, LoadedRun
@@ -118,7 +119,7 @@ class Evaluation:
     threads=optional(THREADS),
     context_length=optional(whole(1)),
     against=optional(LOADED),
-    kv_cache=one_of("float32", "float16", "int8"),
+    kv_cache=one_of(*KV_CACHES),
 )
 def evaluate(
     run: LoadedRun,
@@ -162,7 +163,7 @@ def evaluate(
     return evaluation
 
 
-def _with_kv_cache(run: LoadedRun, kv_cache: str) -> Model:
+def _with_kv_cache(run: LoadedRun, kv_cache: str) -> LanguageModel:
     """Return the model with the keys and values of its trunk rounded as in this cache. The run does
     not change.
     """
@@ -204,12 +205,12 @@ def corpus_for(
 
 
 def evaluate_model(
-    model: Model,
+    model: LanguageModel,
     corpus: Corpus,
     context_length: int,
     tokens: int,
     threads: int | None = None,
-    reference: Model | None = None,
+    reference: LanguageModel | None = None,
 ) -> Evaluation:
     """Evaluate a model on at most `tokens` held-out tokens, in windows of `context_length` or, if
     there is less text, of all of it.

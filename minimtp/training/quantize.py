@@ -28,13 +28,14 @@ from minimtp.backend import numpy as np
 from minimtp.errors import UserError
 from minimtp.files import OneWriter
 from minimtp.model.loss import evaluate_losses
+from minimtp.model.transformer import LanguageModel
 from minimtp.quant.grids import F16
 from minimtp.quant.grids.mixture import first_grid
 from minimtp.quant.packed_matrix import stored_arrays
 from minimtp.quant.ptq.methods import METHODS, METHODS_WITH_TEXT, quantize_after_training
 from minimtp.quant.qat.convert import convert
 from minimtp.quant.qat.spec import QuantizationSpec
-from minimtp.training.build import Model, quantization_spec
+from minimtp.training.build import quantization_spec
 from minimtp.training.data.corpus import CORPUS, Corpus, open_corpus
 from minimtp.training.data.recorded import record_in, recorded_corpus
 from minimtp.training.evaluate import dead_heads, teacher_forced_acceptance, window_for
@@ -136,7 +137,7 @@ def quantize(
     return load_run(out)
 
 
-def acceptance(model: Model, batches: Sequence[Array]) -> list[float | None]:
+def acceptance(model: LanguageModel, batches: Sequence[Array]) -> list[float | None]:
     """Return the teacher-forced acceptance by depth (evaluate.py) on batches (B, T + 1 + K)."""
     predicted = [to_numpy(evaluate_losses(model, batch)[1]) for batch in batches]
     return teacher_forced_acceptance(np.concatenate(predicted))
@@ -215,13 +216,13 @@ def _calibration_batches_of(run: LoadedRun, corpus: Corpus, window: int) -> list
 
 
 def _round(
-    model: Model,
+    model: LanguageModel,
     spec: QuantizationSpec,
     method: str,
     batches: list[Array],
     head_grids: list[str],
     report: Report,
-) -> tuple[Model, QuantizationSpec]:
+) -> tuple[LanguageModel, QuantizationSpec]:
     """Round a model after training.
 
     head_grids: one grid, or several to try in this order until no depth loses too much acceptance.
@@ -260,7 +261,11 @@ def _shares(acceptance: Sequence[float | None]) -> str:
 
 
 def _write(
-    out: str | Path, run: LoadedRun, model: Model, spec: QuantizationSpec, state: dict[str, object]
+    out: str | Path,
+    run: LoadedRun,
+    model: LanguageModel,
+    spec: QuantizationSpec,
+    state: dict[str, object],
 ) -> None:
     """Write the packed model with the training record of the run it was made from."""
     packed = Checkpoint(

@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from minimtp.arguments import refuse
+from minimtp.model.config import MAX_DRAFT_DEPTH
 from minimtp.training.recipe_checks import EAGLE3_DEFAULTS, check_together
 from minimtp.training.settings import (
     FRACTION,
@@ -84,7 +85,7 @@ class Recipe:
 
     heads: str = setting("heads", "none", HEADS,
         "kind of prediction heads")
-    draft_depth: int | None = setting("heads", None, Range(0, 64),
+    draft_depth: int | None = setting("heads", None, Range(0, MAX_DRAFT_DEPTH),
         "number of tokens to predict after the next one (default: 7 with heads, else 0)")
     head_loss_weight: float = setting("heads", 0.3, Range(0.0, 100.0),
         "weight of all head losses together in the first step")

@@ -28,7 +28,7 @@ from functools import partial
 from pathlib import Path
 
 from minimtp import kernels
-from minimtp.backend import Array, array_module, to_numpy
+from minimtp.backend import MAX_FLOAT16, Array, array_module, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.decode.model_runner import ModelRunner, are_exact
 from minimtp.engine.tensor import no_grad
@@ -36,17 +36,16 @@ from minimtp.errors import UserError
 from minimtp.files import FileKind, kind_at
 from minimtp.files.sealed_blocks import SealedBlocks
 from minimtp.kernels.plain.quantize import GROUP
+from minimtp.model.transformer import LanguageModel
 from minimtp.quant.packed_matrix import stored_arrays
 from minimtp.quant.qat.convert import convert
 from minimtp.quant.qat.modules import FakeQuantizedMatrix
 from minimtp.quoting import shown_path
-from minimtp.training.build import Model
 from minimtp.training.data.corpus import Corpus
 from minimtp.training.recipe import Recipe
 
 STATES = FileKind("a file of states", begins=b"minimtp states 1\n")
 MAX_BYTES = 32 << 30
-LARGEST = 65504.0  # in float16
 
 Compute = Callable[[Array], np.ndarray]  # tokens (1, T) -> states (T, W), float16 on the host
 
@@ -109,7 +108,7 @@ class StoredStates:
                 self._report(f"{error}; the run goes on, and computes the other states again")
 
 
-def forward_of(model: Model) -> Compute:
+def forward_of(model: LanguageModel) -> Compute:
     """Return a function of one window, tokens (1, T) -> the model's states (T, W), float16 on the
     host, which several threads may call.
 
@@ -128,12 +127,12 @@ def forward_of(model: Model) -> Compute:
             forward = _DecodingForward(ModelRunner(packed, layers=model.layers))
 
     def rounded(tokens: Array) -> np.ndarray:
-        return forward(tokens).clip(-LARGEST, LARGEST).astype(np.float16)
+        return forward(tokens).clip(-MAX_FLOAT16, MAX_FLOAT16).astype(np.float16)
 
     return rounded
 
 
-def _training_forward(model: Model, tokens: Array) -> np.ndarray:
+def _training_forward(model: LanguageModel, tokens: Array) -> np.ndarray:
     """tokens (1, T) -> states (T, W) on the host."""
     with no_grad():
         return to_numpy(model.trunk_states(tokens).data)[0]
@@ -155,7 +154,7 @@ class _DecodingForward(threading.local):
 
 def open_states(
     whose: str,
-    model: Model,
+    model: LanguageModel,
     recipe: Recipe,
     corpus: Corpus,
     folder: Path | None,
@@ -198,7 +197,7 @@ def _free_bytes(path: Path) -> int:
     return shutil.disk_usage(path.parent).free + used
 
 
-def _label(model: Model, compute: Compute, corpus: Corpus, length: int, like: Array) -> str:
+def _label(model: LanguageModel, compute: Compute, corpus: Corpus, length: int, like: Array) -> str:
     """Return checksums of all that the states depend on: weights, text, and how it is computed."""
     weights = hashlib.sha256()
     for name, array in stored_arrays(model.trunk).items():

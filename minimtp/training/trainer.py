@@ -25,8 +25,9 @@ from minimtp.engine.optim import AdamW
 from minimtp.engine.precision import matmul_precision
 from minimtp.engine.replicas import Replicas
 from minimtp.model.loss import accumulate_gradients
+from minimtp.model.transformer import LanguageModel
 from minimtp.training import schedule
-from minimtp.training.build import Model, build_model, fill, quantization_spec
+from minimtp.training.build import build_model, fill, quantization_spec
 from minimtp.training.data.corpus import Corpus
 from minimtp.training.loss_scale import LossScale
 from minimtp.training.recipe import Recipe
@@ -54,7 +55,7 @@ class Trainer:
         device: Device,
         shards: int,
         partial: bool = False,
-        teacher: Model | None = None,
+        teacher: LanguageModel | None = None,
         team: SingleProcess | None = None,
     ) -> None:
         keep_freed_memory()
@@ -199,7 +200,7 @@ class Trainer:
             mine = np.array_split(windows, self.team.size)[self.team.rank]
             numbers = np.array_split(mine, self.shards)
 
-        def losses_of(model: Model, part: tuple[Array, np.ndarray]) -> np.ndarray:
+        def losses_of(model: LanguageModel, part: tuple[Array, np.ndarray]) -> np.ndarray:
             shard, windows = part
             share = len(shard) / len(tokens)
             inputs = shard[:, : recipe.tokens_per_sequence]

@@ -3,7 +3,8 @@
 import argparse
 
 from minimtp.cli.options.values import whole_number
-from minimtp.cli.parser import KV_CACHES, Commands, add_model, add_seed
+from minimtp.cli.parser import Commands, add_model, add_seed
+from minimtp.model.config import KV_CACHES
 
 
 def add_parser(measurements: Commands) -> None:

@@ -24,11 +24,10 @@ from collections.abc import Sequence
 
 from minimtp.backend import Array
 from minimtp.backend import numpy as np
-from minimtp.decode.drafters.drafter import Backlog, Drafter
+from minimtp.decode.drafters.drafter import MAX_DRAFTS, Backlog, Drafter
 from minimtp.decode.drafters.lookup import LENGTHS, MEMORY, NOT_FOUND, Lookup
 from minimtp.decode.rules.rule import Coupling, Rule, Scores
 
-LONGEST = 15  # drafts after a repetition; with the pending token 16 rows
 HEADS = len(LENGTHS)  # the number of the source after the lookups
 
 
@@ -45,7 +44,7 @@ class CombinedDrafter:
     def __init__(self, heads: Drafter | None = None, memory: int = MEMORY) -> None:
         self._heads, self._memory = heads, memory
         self._lookup = Lookup(memory)
-        self.depths = [min(2 * length, LONGEST) for length in LENGTHS]
+        self.depths = [min(2 * length, MAX_DRAFTS) for length in LENGTHS]
         self.source: int | None = None
         self._backlog: Backlog | None = None
         if heads is not None:

@@ -18,6 +18,7 @@ Drafts are one-hot (q(d) = 1): the target accepts a draft d with its own probabi
 
 from minimtp.backend import Array
 from minimtp.backend import numpy as np
+from minimtp.decode.drafters.drafter import MAX_DRAFTS
 from minimtp.decode.rules.rule import Rule
 
 
@@ -33,7 +34,9 @@ class NgramDrafter:
     stops_early = False
     min_confidence = 0.0
 
-    def __init__(self, max_depth: int = 15, max_length: int = 12, min_length: int = 3) -> None:
+    def __init__(
+        self, max_depth: int = MAX_DRAFTS, max_length: int = 12, min_length: int = 3
+    ) -> None:
         self.max_depth = max_depth
         self.max_length, self.min_length = max_length, min_length
         self.reset(0)

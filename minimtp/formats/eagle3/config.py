@@ -26,11 +26,11 @@ from minimtp.formats.eagle3.settings import DEPTH, HeadSettings
 from minimtp.formats.huggingface import config as configuration
 from minimtp.formats.huggingface.config import ACTIVATIONS, ADVICE, FILE_NAME, Words
 from minimtp.formats.huggingface.writer import config_of
+from minimtp.model.config import MAX_DRAFT_DEPTH
 from minimtp.model.heads import MultiTokenModel
 from minimtp.records import Positive, read_json
 from minimtp.training.build import model_config
 
-MAX_DEPTH = 64  # of our heads
 Layers = Annotated[list[int], Meta(max_length=1024)]
 ARCHITECTURES = ["LlamaForCausalLMEagle3", "Eagle3LlamaForCausalLM"]  # SGLang's name, and vLLM's
 
@@ -95,7 +95,7 @@ def read_settings(
         ids=ids,
         own_output=own_output,
         numbers=numbers,
-        depth=min(methods[0].speculative_tokens, MAX_DEPTH) if methods else DEPTH,
+        depth=min(methods[0].speculative_tokens, MAX_DRAFT_DEPTH) if methods else DEPTH,
     )
 
 

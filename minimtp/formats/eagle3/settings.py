@@ -7,6 +7,7 @@ from minimtp.backend import numpy as np
 from minimtp.errors import UserError
 from minimtp.model.config import ModelConfig
 from minimtp.model.heads import DraftVocabulary, Eagle3Heads
+from minimtp.model.heads.eagle3 import published_layers
 from minimtp.model.loaded import LoadedModel
 
 DEPTH = 3  # steps that a head was trained for, if the file does not say
@@ -42,7 +43,7 @@ def empty_heads(settings: HeadSettings, target: LoadedModel, name: str) -> Eagle
     Raises UserError if they do not fit the target.
     """
     config, trunk = settings.config, target.config
-    layers = settings.layers or (2, trunk.num_layers // 2, trunk.num_layers - 3)
+    layers = settings.layers or published_layers(trunk.num_layers)
     for what, found, needed in (
         ("hidden_size", config.hidden_size, trunk.hidden_size),
         ("target_hidden_size", settings.target_hidden_size, config.hidden_size),
@@ -54,8 +55,9 @@ def empty_heads(settings: HeadSettings, target: LoadedModel, name: str) -> Eagle
                 "give a head that was trained for this model"
             )
     if not all(0 <= layer <= trunk.num_layers for layer in layers):
+        how = "reads" if settings.layers else "names no layers, which means"
         raise UserError(
-            f"{name} reads the layers {', '.join(map(str, layers))}, but {target.path} has the "
+            f"{name} {how} the layers {', '.join(map(str, layers))}, but {target.path} has the "
             f"layers 0 to {trunk.num_layers}: give a head that was trained for this model"
         )
     ids, numbers = settings.ids, _numbers(config, len(layers))

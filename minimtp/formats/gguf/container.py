@@ -24,6 +24,7 @@ from minimtp.backend import Array
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError, shown
 from minimtp.files import advice_to_read, kind_at, reason_for
+from minimtp.kernels.plain.bfloat16 import from_bfloat16_bits
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -98,7 +99,7 @@ class GgufFile(NamedTuple):
             return stored.reshape(-1).view(FLOATS[tensor.type]).reshape(shape)
         if tensor.type == "bf16":  # the upper half of a float32
             halves = stored.reshape(-1).view("<u2")
-            return (halves.astype(np.uint32) << 16).view(np.float32).reshape(shape)
+            return from_bfloat16_bits(halves).reshape(shape)
         return stored
 
     def forget(self, name: str) -> None:

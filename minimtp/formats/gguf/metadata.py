@@ -12,6 +12,7 @@ from typing import NamedTuple
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
 from minimtp.formats.gguf.container import GgufFile, Value, short
+from minimtp.model.config import MAX_DRAFT_DEPTH
 from minimtp.training.settings import exact
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
@@ -62,7 +63,7 @@ GENERAL = {
     "general.architecture": Key("text"),
     "minimtp.activations": Key("text", default=None),
     "minimtp.rope_scaling": Key("text", default=None),
-    "minimtp.draft_depth": Key("whole", 1, 64, None),
+    "minimtp.draft_depth": Key("whole", 1, MAX_DRAFT_DEPTH, None),
     "split.count": Key("whole", 0, 2**16, 1),
     "tokenizer.ggml.model": Key("text"),
     "tokenizer.ggml.pre": Key("text", default="default"),

@@ -36,9 +36,10 @@ from minimtp.formats.layout import Part, layout, to_neighbours
 from minimtp.machine import require_memory
 from minimtp.model.layers import Embedding, Linear
 from minimtp.quant import packing
+from minimtp.quant.activations import ACTIVATIONS
 from minimtp.quant.grids import BLOCK_GRIDS, F16
 from minimtp.quant.grids.mixture import MATRICES, mixture_name
-from minimtp.quant.packed_matrix import ACTIVATIONS, PackedEmbedding, PackedLinear
+from minimtp.quant.packed_matrix import PackedEmbedding, PackedLinear
 from minimtp.quant.qat.spec import QuantizationSpec
 from minimtp.training.build import build_model
 from minimtp.training.recipe import Recipe

@@ -14,9 +14,9 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from minimtp.backend import Array
-from minimtp.backend import numpy as np
 from minimtp.errors import UserError, shown
 from minimtp.files import kind_at
+from minimtp.kernels.plain.bfloat16 import from_bfloat16_bits
 from minimtp.records import read_json
 from minimtp.training.run.tensor_file import TensorFile, open_tensors
 
@@ -53,7 +53,7 @@ class StoredTensor(NamedTuple):
             last = min(first + at_once, len(target))
             stored = self.file.read(self.name, first, last)
             if dtype == "BF16":
-                stored = (stored.astype(np.uint32) << 16).view(np.float32)
+                stored = from_bfloat16_bits(stored)
             target[first:last] = stored
 
 

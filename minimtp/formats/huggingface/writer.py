@@ -25,6 +25,7 @@ from minimtp.formats.huggingface import tokenizer as tokenizers
 from minimtp.formats.huggingface.layout import NAMES
 from minimtp.formats.huggingface.shards import WHOLE
 from minimtp.formats.layout import Part, layout, split, to_halves
+from minimtp.kernels.plain.bfloat16 import to_bfloat16_bits
 from minimtp.model.config import ModelConfig
 from minimtp.model.heads import Eagle3Heads
 from minimtp.model.loaded import Tokenizer
@@ -99,15 +100,9 @@ def stored_tensors(
             if part.rotated:
                 rows = to_halves(rows, head_dim)
             tensors[part.name] = np.ascontiguousarray(
-                as_bfloat16(rows) if dtype == "bfloat16" else rows
+                to_bfloat16_bits(rows) if dtype == "bfloat16" else rows
             )
     return tensors
-
-
-def as_bfloat16(values: Array) -> Array:
-    """Round finite float32 numbers to the nearest bfloat16, ties to even. Return its bits."""
-    bits = np.ascontiguousarray(values).view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
 def _values(name: str, modules: Mapping[str, Module]) -> Array:

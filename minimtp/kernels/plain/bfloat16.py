@@ -20,11 +20,22 @@ def matmul_bfloat16(a: Array, b: Array) -> Array:
 
 def round_to_bfloat16(x: Array) -> Array:
     """Return x, float32 of any shape, rounded to numbers that bfloat16 has, as float32."""
+    return from_bfloat16_bits(to_bfloat16_bits(x))
+
+
+def to_bfloat16_bits(x: Array) -> Array:
+    """Return x, float32 of any shape, rounded to bfloat16, as its bits: uint16."""
     xp = array_module(x)
     bits = xp.ascontiguousarray(x).view(xp.uint32)
     # Adding 0x7FFF carries into the upper half if the lower half is above the middle. In the
     # middle, the lowest bit of the upper half decides, so that the result is even.
     rounded = bits + (xp.uint32(0x7FFF) + (bits >> xp.uint32(16) & xp.uint32(1)))
     is_nan = (bits & xp.uint32(0x7FFFFFFF)) > xp.uint32(0x7F800000)
-    upper = xp.where(is_nan, bits | xp.uint32(0x400000), rounded) & xp.uint32(0xFFFF0000)
-    return upper.view(xp.float32)
+    upper = xp.where(is_nan, bits | xp.uint32(0x400000), rounded) >> xp.uint32(16)
+    return upper.astype(xp.uint16)
+
+
+def from_bfloat16_bits(bits: Array) -> Array:
+    """Return the numbers of these bits, uint16 of any shape, as float32."""
+    xp = array_module(bits)
+    return (bits.astype(xp.uint32) << xp.uint32(16)).view(xp.float32)

@@ -9,12 +9,11 @@ Steps are rounded to float16, but stored as float32, which needs no conversion. 
 `int8-restricted-channel`, with which training with an int8 cache rounds (quant/qat/kv_cache.py).
 """
 
-from minimtp.backend import Array, array_module
+from minimtp.backend import MAX_FLOAT16, Array, array_module
 from minimtp.kernels.plain.steps import MIN_STEP
 
 KEY_PANEL = 32  # positions whose cached keys are stored together
-LARGEST_FLOAT16 = 65504.0
-LARGEST_CODE = 127
+MAX_CODE = 127
 
 
 def key_panels(positions: int) -> int:
@@ -42,7 +41,7 @@ def as_stored(x: Array, dtype: object) -> tuple[Array, Array | None]:
     if dtype == "int8":
         return _int8_codes(x)
     if dtype == "float16":
-        x = x.clip(-LARGEST_FLOAT16, LARGEST_FLOAT16)
+        x = x.clip(-MAX_FLOAT16, MAX_FLOAT16)
     return x.astype(dtype, copy=False), None
 
 
@@ -71,9 +70,9 @@ def require_steps(keys: Array, steps: Array | None) -> None:
 def _int8_codes(x: Array) -> tuple[Array, Array]:
     xp = array_module(x)
     x = x.astype(xp.float32, copy=False)
-    step = xp.abs(x).max(axis=-1) / xp.float32(LARGEST_CODE)
-    step = xp.minimum(step, xp.float32(LARGEST_FLOAT16)).astype(xp.float16).astype(xp.float32)
+    step = xp.abs(x).max(axis=-1) / xp.float32(MAX_CODE)
+    step = xp.minimum(step, xp.float32(MAX_FLOAT16)).astype(xp.float16).astype(xp.float32)
     divisor = xp.where(step < xp.float32(MIN_STEP), xp.float32("inf"), step)
-    levels = xp.rint(x / divisor[..., None]).clip(-LARGEST_CODE, LARGEST_CODE)
+    levels = xp.rint(x / divisor[..., None]).clip(-MAX_CODE, MAX_CODE)
     # Where the step is NaN, so is the value, whatever the code is.
     return xp.where(xp.isnan(levels), xp.float32(0), levels).astype(xp.int8), step

@@ -178,9 +178,12 @@ class Eagle3Heads(Heads):
 
 
 def default_layers(num_layers: int) -> tuple[int, int, int]:
-    """Return the layers that a head reads if none are chosen: for large models those that llama.cpp
-    and vLLM assume, [2, L/2, L-3].
-    """
+    """Return the layers that a head reads if none are chosen."""
     if num_layers >= 8:
-        return 2, num_layers // 2, num_layers - 3
+        return published_layers(num_layers)
     return num_layers // 4, num_layers // 2, num_layers
+
+
+def published_layers(num_layers: int) -> tuple[int, int, int]:
+    """Return the layers that llama.cpp and vLLM assume if a file names none."""
+    return 2, num_layers // 2, num_layers - 3

@@ -27,7 +27,6 @@ from minimtp.kernels.plain.packed_linear import PreparedMatrix
 Scales = Array | tuple[Array, ...]
 
 MASKS = ("pass", "round-clip", "clip-round")
-MAX_FLOAT16 = 65504.0
 
 
 class Grid(ABC):

@@ -10,10 +10,9 @@ They suit a token table whose rows are not multiples of 256, the block of Q6_K. 
 
 from types import ModuleType
 
-from minimtp.backend import Array
+from minimtp.backend import MAX_FLOAT16, Array
 from minimtp.kernels.ggml import five_bits
 from minimtp.kernels.plain.packed_linear import PreparedMatrix
-from minimtp.quant.grids.base import MAX_FLOAT16
 from minimtp.quant.grids.ggml import Q4_0Grid, Q4_1Grid, Q4_1Scales, SteppedGrid
 
 

@@ -17,18 +17,11 @@ from types import ModuleType
 from typing import ClassVar, NamedTuple
 
 from minimtp import kernels
-from minimtp.backend import Array, array_module
+from minimtp.backend import MAX_FLOAT16, Array, array_module
 from minimtp.errors import UserError
 from minimtp.kernels.ggml import blocks, importance_weighted
 from minimtp.kernels.plain.packed_linear import PreparedMatrix
-from minimtp.quant.grids.base import (
-    MAX_FLOAT16,
-    Grid,
-    Scales,
-    in_steps,
-    per_column,
-    round_to_float16,
-)
+from minimtp.quant.grids.base import Grid, Scales, in_steps, per_column, round_to_float16
 from minimtp.quant.grids.rounding import half_even
 
 

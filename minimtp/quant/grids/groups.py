@@ -12,10 +12,10 @@ from abc import abstractmethod
 from collections.abc import Callable
 
 from minimtp import kernels
-from minimtp.backend import Array, array_module, numpy
+from minimtp.backend import MAX_FLOAT16, Array, array_module, numpy
 from minimtp.errors import UserError
 from minimtp.kernels.plain.steps import MIN_STEP
-from minimtp.quant.grids.base import MAX_FLOAT16, Grid, per_column, round_to_float16
+from minimtp.quant.grids.base import Grid, per_column, round_to_float16
 
 GRANULARITIES = ("tensor", "channel")  # or a number of columns
 SCALE_BITS = {"float16": 16, "float32": 32}

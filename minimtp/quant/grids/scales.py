@@ -6,9 +6,9 @@ join parts, and to choose between two sets of scales.
 
 from collections.abc import Callable
 
-from minimtp.backend import Array, array_module, numpy
+from minimtp.backend import MAX_FLOAT16, Array, array_module, numpy
 from minimtp.errors import UserError
-from minimtp.quant.grids.base import MAX_FLOAT16, Grid, Scales, round_to_float16
+from minimtp.quant.grids.base import Grid, Scales, round_to_float16
 
 
 def map_scales(function: Callable[..., Array], *scales: Scales) -> Scales:

@@ -10,9 +10,8 @@ The arithmetic, with its sources, is in `kernels/ggml/superblocks.py`.
 
 from typing import NamedTuple
 
-from minimtp.backend import Array
+from minimtp.backend import MAX_FLOAT16, Array
 from minimtp.kernels.ggml import superblocks
-from minimtp.quant.grids.base import MAX_FLOAT16
 from minimtp.quant.grids.ggml import SteppedGrid
 
 

@@ -51,6 +51,7 @@ from minimtp.quant.qat.spec import QuantizationSpec
 
 METHODS = ("rtn", "hqq", "importance", "awq", "gptq")
 METHODS_WITH_TEXT = ("importance", "awq", "gptq")
+_WITHOUT_TEXT = [method for method in METHODS if method not in METHODS_WITH_TEXT]
 MIN_ROWS = 128  # of a matrix per thread
 MANY_LEVELS = 128  # of a token table's grid: rounding to nearest is good enough
 ROWS_AT_ONCE = 4096  # of a token table
@@ -186,9 +187,6 @@ def _packed_output(table: FakeQuantizedEmbedding, moment: _MomentOfStates) -> Ar
 def round_to_nearest(model: Module, spec: QuantizationSpec) -> Module:
     """Return `quantize_after_training` with the method rtn."""
     return quantize_after_training(model, spec)
-
-
-_WITHOUT_TEXT = [method for method in METHODS if method not in METHODS_WITH_TEXT]
 
 
 def _settle(layer: CalibratedLinear, method: str) -> None:

@@ -48,6 +48,7 @@ class FakeQuantize(Op):
     """
 
     straight_through = True
+    scales = None  # not stored: rounding computes them anyway
 
     def __init__(self, grid: Grid, mask: str = "pass", name: str = "the weights") -> None:
         if mask not in MASKS:
@@ -85,7 +86,7 @@ class FakeQuantizedMatMul(Op):
     def forward(self, x: Array, *matrix: Array) -> Array:
         self.x, self.matrix, rounding = x, matrix, self.rounding()
         rounded = operand(rounding.forward(*matrix))  # (N, K)
-        self.scales = getattr(rounding, "scales", None)
+        self.scales = rounding.scales
         return matmul(self._rows(), rounded.T).reshape(*x.shape[:-1], -1)  # (..., N)
 
     def backward(self, gradient: Array) -> tuple[Array | None, ...]:

@@ -47,7 +47,7 @@ class EmbeddingWithScales(Embedding):
     """
 
     def __init__(
-        self, weight: Parameter, start_steps: Parameter, start_minima: Parameter | None
+        self, weight: Parameter, start_steps: Parameter, start_minima: Parameter | None = None
     ) -> None:
         self.weight, self.start_steps, self.start_minima = weight, start_steps, start_minima
 
@@ -154,10 +154,11 @@ def _with_scales(module: Embedding, grid: Grid) -> EmbeddingWithScales | None:
     if not count:
         return None
     rows, groups = grid.scales_shape(*weight.shape)
-    given = [Parameter(array_module(weight).zeros(rows * groups, weight.dtype)) for _ in "12"]
-    for parameter in given:
+    zeros = array_module(weight).zeros
+    scales = [Parameter(zeros(rows * groups, weight.dtype)) for _ in range(count)]
+    for parameter in scales:
         parameter.requires_grad = False
-    return EmbeddingWithScales(module.weight, given[0], given[1] if count == 2 else None)
+    return EmbeddingWithScales(module.weight, *scales)
 
 
 def _count_groups(grid: Grid, weight: Array, with_offsets: bool) -> int:

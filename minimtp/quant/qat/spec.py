@@ -19,9 +19,9 @@ from minimtp.kernels.plain.quantize import GROUP
 from minimtp.model.heads import Heads
 from minimtp.model.layers import Embedding, Linear
 from minimtp.model.transformer import Transformer
+from minimtp.quant.activations import ACTIVATIONS
 from minimtp.quant.grids import MASKS, Grid, grid_named
 from minimtp.quant.grids.mixture import first_grid, grids_of_blocks
-from minimtp.quant.packed_matrix import ACTIVATIONS
 from minimtp.quant.qat.kv_cache import CACHES
 
 SCALES = ("grid", "learned", "learned-offset", "learned-bound", "learned-from-start")

@@ -31,6 +31,7 @@ from minimtp.arguments import SOURCE, several
 from minimtp.backend import Array
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
+from minimtp.model.config import MAX_DRAFT_DEPTH
 from minimtp.quoting import shown_path
 from minimtp.training.data import texts
 from minimtp.training.data.document_tokens import require_expressible, tokens_of
@@ -38,10 +39,8 @@ from minimtp.training.data.encoding import checked_encoding
 from minimtp.training.data.folders import Texts, files_and_folders
 from minimtp.training.data.split import fingerprint, split
 from minimtp.training.data.tokenizer import ByteTokenizer, Tokenizer
-from minimtp.training.recipe import SETTINGS
 from minimtp.training.self_generated.stored import is_self_generated, read_texts
 
-MAX_DEPTH = SETTINGS["draft_depth"].metadata["allowed"].high
 MAX_NAMES = 2  # of sources in the name of a corpus
 
 
@@ -176,7 +175,7 @@ class Corpus:
         The windows are (W, context_length + 1 + depth) int64. They begin at the same places for
         every depth, so models with and without heads are evaluated on the same text.
         """
-        targets = max(depth, min(MAX_DEPTH, len(self.validation) - context_length - 1))
+        targets = max(depth, min(MAX_DRAFT_DEPTH, len(self.validation) - context_length - 1))
         room = len(self.validation) - 1 - targets
         count = max(1, min(tokens, room) // context_length)
         slot = room / count  # each window lies in its own slot

@@ -6,7 +6,8 @@ from minimtp.backend import Device
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
 from minimtp.model.tokenizer import Tokenizer, same_tokens
-from minimtp.training.build import DRAFT_VOCABULARY, Model
+from minimtp.model.transformer import LanguageModel
+from minimtp.training.build import DRAFT_VOCABULARY
 from minimtp.training.recipe import Recipe
 from minimtp.training.run.checkpoint import Checkpoint
 from minimtp.training.run.folder import LoadedRun, load_run
@@ -14,7 +15,7 @@ from minimtp.training.run.folder import LoadedRun, load_run
 
 def load_teacher(
     given: str | Path | LoadedRun | None, recipe: Recipe, device: Device, tokenizer: Tokenizer
-) -> Model | None:
+) -> LanguageModel | None:
     """Load the model whose probabilities the run follows, or return None if it follows none.
 
     Raises UserError if the teacher is missing, not needed, or does not fit the recipe.
@@ -51,7 +52,7 @@ def load_teacher(
     return run.model
 
 
-def require_drafts(teacher: Model, at: Checkpoint | None, source: object) -> None:
+def require_drafts(teacher: LanguageModel, at: Checkpoint | None, source: object) -> None:
     """Raise UserError if the teacher's heads draft only some tokens, and not those of the run."""
     limited = teacher.heads.draft_vocabulary
     ids = None if at is None else at.parameters.get(DRAFT_VOCABULARY)

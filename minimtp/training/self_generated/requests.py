@@ -13,8 +13,9 @@ Half of a text's value is its variety, so most texts are sampled, at various tem
 import hashlib
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from minimtp.backend import numpy as np
 from minimtp.decode.batched.request import TextRequest
@@ -62,6 +63,11 @@ class Lengths:
     part: int = 2**16
 
 
+def _memory() -> Any:
+    """Return a field that begins as an empty dictionary and does not count as a part of its object."""
+    return field(default_factory=dict, init=False, repr=False, compare=False)
+
+
 @dataclass(frozen=True)
 class Requests:
     """The requests of a seed.
@@ -77,6 +83,11 @@ class Requests:
     own_text: Corpus | None = None
     held_out: bool = False
     sampling: SamplingParams | None = None
+    # Filled when it is needed: texts by name, their side, functions by file, messages.
+    _texts: dict[str, list[tuple[str, bytes]]] = _memory()
+    _split: dict[str, list[bytes]] = _memory()
+    _functions: dict[bytes, list[str]] = _memory()
+    _pools: dict[int, list[str]] = _memory()
 
     def of(self, kind: str, first: int, count: int) -> list[TextRequest]:
         """Return the requests from number `first` on.
@@ -254,23 +265,6 @@ class Requests:
     @cached_property
     def _pool_size(self) -> int:
         return len(first_messages(10**6, self.seed, self.held_out))
-
-    # Computed when they are needed: texts by name, their side, functions by file, messages.
-    @cached_property
-    def _texts(self) -> dict[str, list[tuple[str, bytes]]]:
-        return {}
-
-    @cached_property
-    def _split(self) -> dict[str, list[bytes]]:
-        return {}
-
-    @cached_property
-    def _functions(self) -> dict[bytes, list[str]]:
-        return {}
-
-    @cached_property
-    def _pools(self) -> dict[int, list[str]]:
-        return {}
 
 
 def conversation_tokens(

@@ -9,7 +9,8 @@ import pytest
 import minimtp
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
-from minimtp.formats.huggingface.writer import as_bfloat16, as_file_tokenizer, write_huggingface
+from minimtp.formats.huggingface.writer import as_file_tokenizer, write_huggingface
+from minimtp.kernels.plain.bfloat16 import from_bfloat16_bits, to_bfloat16_bits
 from minimtp.model.tokenizer import same_tokens
 from minimtp.quant.ptq.methods import round_to_nearest
 from minimtp.quant.qat.spec import QuantizationSpec
@@ -83,10 +84,10 @@ def test_transformers_loads_what_was_written_and_computes_the_same(dtype, quanti
 
 def test_bfloat16_is_the_nearest_one_and_ties_go_to_the_even_one():
     exact = np.float32([1.0, -2.5, 0.0])
-    assert np.array_equal((as_bfloat16(exact).astype(np.uint32) << 16).view(np.float32), exact)
+    assert np.array_equal(from_bfloat16_bits(to_bfloat16_bits(exact)), exact)
     step = 2.0**-7  # between the bfloat16 from 1 to 2
     values = np.float32([1 + 0.5 * step, 1 + 1.5 * step, 1 + 0.51 * step, 1 + 0.49 * step])
-    found = (as_bfloat16(values).astype(np.uint32) << 16).view(np.float32)
+    found = from_bfloat16_bits(to_bfloat16_bits(values))
     np.testing.assert_array_equal(found, np.float32([1, 1 + 2 * step, 1 + step, 1]))
 
 

@@ -19,7 +19,7 @@ from copy import copy
 from minimtp.backend import Array, array_module
 from minimtp.backend import numpy as np
 from minimtp.decode.cache import KeyValueCache, enlarged, room_for
-from minimtp.decode.drafters.drafter import join_samples, of_all_tokens
+from minimtp.decode.drafters.drafter import MAX_DRAFTS, join_samples, of_all_tokens
 from minimtp.decode.drafters.tree_growth import grow
 from minimtp.decode.model_runner import ModelRunner
 from minimtp.decode.rules.rule import PerturbedArgmax, Rule, Scores, VocabularyScores
@@ -33,8 +33,6 @@ from minimtp.kernels.plain.decoding.gated_head import (
 )
 from minimtp.kernels.plain.packed_linear import PreparedMatrix
 from minimtp.model.heads import Eagle3Heads
-
-MAX_DEPTH = 15  # with the pending token, 16 rows, the number that the kernels verify best
 
 
 class Eagle3Runner:
@@ -56,7 +54,7 @@ class Eagle3Runner:
         self._norm_before_residual, self._rotary = block.norm_before_residual, block.rotary
         self._output = _output(heads, runner)
         # A draft may reach beyond the target's context by its own length.
-        self._longest = runner.context_length + MAX_DEPTH
+        self._longest = runner.context_length + MAX_DRAFTS
         config, xp = self._config, array_module(self._norm)
         room = room_for(1, self._longest, xp)
         self.cache = KeyValueCache(
@@ -146,7 +144,7 @@ class Eagle3Drafter:
 
     reads_hidden = True
     stops_early = True
-    max_depth = MAX_DEPTH
+    max_depth = MAX_DRAFTS
 
     def __init__(
         self, heads: Eagle3Heads, runner: ModelRunner, min_confidence: float = 0.0

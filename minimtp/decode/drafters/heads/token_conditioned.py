@@ -7,7 +7,7 @@ from copy import copy
 from minimtp.backend import Array, array_module
 from minimtp.backend import numpy as np
 from minimtp.decode.drafters.acceptance import SHARPNESS
-from minimtp.decode.drafters.drafter import join_samples, of_all_tokens
+from minimtp.decode.drafters.drafter import MAX_DRAFTS, join_samples, of_all_tokens
 from minimtp.decode.drafters.tree_growth import WIDTH, depth_first, grow
 from minimtp.decode.model_runner import ModelRunner
 from minimtp.decode.rules.rule import Rule, Scores, VocabularyScores
@@ -38,7 +38,7 @@ class TokenConditionedDrafter:
 
     reads_hidden = True
     stops_early = True
-    max_depth = 15  # with the pending token, 16 rows, the number that the kernels verify best
+    max_depth = MAX_DRAFTS
 
     def __init__(
         self, heads: TokenConditionedHeads, runner: ModelRunner, min_confidence: float = 0.0

@@ -5,15 +5,16 @@ as compiled code takes them. The codes and steps of int8 are those of `kernels/p
 from numba import types
 from numba.extending import overload
 
+from minimtp.backend import MAX_FLOAT16
 from minimtp.backend import numpy as np
 from minimtp.kernels.cpu.compiling import compiled
 from minimtp.kernels.cpu.math import WITHOUT_SIGN, as_float16, bits_of, float16_bits, float_of
-from minimtp.kernels.plain.cache import LARGEST_CODE, LARGEST_FLOAT16, require_steps
+from minimtp.kernels.plain.cache import MAX_CODE, require_steps
 from minimtp.kernels.plain.decoding.block import TreeArrays
 from minimtp.kernels.plain.steps import MIN_STEP
 
-ZERO, LARGEST, SMALLEST = np.float32(0), np.float32(LARGEST_CODE), np.float32(MIN_STEP)
-LARGEST_STEP = np.float32(LARGEST_FLOAT16)
+ZERO, MAX_LEVEL, LEAST_STEP = np.float32(0), np.float32(MAX_CODE), np.float32(MIN_STEP)
+MAX_STEP = np.float32(MAX_FLOAT16)
 ROUNDER = np.float32(12582912.0)  # 1.5 * 2^23: the sum has no bits for a fraction
 
 
@@ -93,14 +94,14 @@ def _int8_step(row):
     largest = np.int32(0)  # as bits, of which those of a NaN are the largest
     for c in range(row.shape[0]):
         largest = max(largest, np.int32(bits_of(row[c]) & WITHOUT_SIGN))
-    step = as_float16(float_of(largest) / LARGEST)
-    return LARGEST_STEP if step > LARGEST_STEP else step
+    step = as_float16(float_of(largest) / MAX_LEVEL)
+    return MAX_STEP if step > MAX_STEP else step
 
 
 @compiled
 def _int8_code(x, step):
-    level = ZERO if step < SMALLEST else x / step
-    level = min(max(level, -LARGEST), LARGEST)
+    level = ZERO if step < LEAST_STEP else x / step
+    level = min(max(level, -MAX_LEVEL), MAX_LEVEL)
     if level != level:
         level = ZERO
     return np.int8((level + ROUNDER) - ROUNDER)
