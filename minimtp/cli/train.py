@@ -103,7 +103,7 @@ def add_parser(commands: Commands) -> None:
         "--disk",
         type=number,
         metavar="GB",
-        help="with --store-states: let the states take at most so many 10^9 bytes of the disk "
+        help="with --store-states: the most that the states may take of the disk, in 10^9 bytes "
         "(default: half of what is free, at most 34)",
     )
     add_device(parser)

@@ -43,7 +43,7 @@ class Stop:
         if self._strings and decode_bytes is None:
             raise ValueError("stop strings need decode_bytes, which turns tokens into bytes")
         self._views = [view for view in (decode_bytes, spell) if view is not None]
-        # In a string that is complete later, at most so many bytes are there already.
+        # The most bytes of a stop string that are there while it is not yet complete.
         self._begun = max(map(len, self._strings), default=1) - 1
         self._tails = [b""] * len(self._views)  # the last bytes of the text, in each view
 

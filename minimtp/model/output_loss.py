@@ -49,7 +49,7 @@ class Guide:
     @classmethod
     def joined(cls, guides: Sequence["Guide"]) -> "Guide":
         """Return the guide of the rows of several guides with the same output, one after another.
-        Either all of them cover all rows or none says so.
+        `followed` must be None in all of them or in none.
         """
         first, followed = guides[0], None
         if first.followed is not None:

@@ -104,7 +104,7 @@ class Hardware(Struct, frozen=True, forbid_unknown_fields=True):
     source: str = ""
 
     def bytes_per_second(self, weight_bytes: float) -> float:
-        """Return the bandwidth for a model with so many bytes of weights."""
+        """Return the bandwidth for a model with this many bytes of weights."""
         cached = self.cache_gigabytes_per_second and weight_bytes <= self.cache_megabytes * 1e6
         peak = self.cache_gigabytes_per_second if cached else self.gigabytes_per_second
         return peak * GIGA * self.bandwidth_efficiency

@@ -4,7 +4,7 @@ number format of the cache.
 A pass over one token is plain decoding, a pass over a few is a verification, and a prompt is read
 in passes of 16. The numbers of threads and the formats of the cache alternate, and each figure is
 the median over rounds. The last column is for plain decoding on one thread: the share of the pass
-that reading the weights alone would take, at the fastest of three ways to read so many bytes
+that reading the weights alone would take, at the fastest of three ways to read them
 (bench/kernels/speed.py).
 
 llama.cpp can take part with the same weights and its default settings. It stores keys and values in

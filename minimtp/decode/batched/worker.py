@@ -36,9 +36,9 @@ class RunningText:
         self._last = request.max_new_tokens  # the length of `tokens` at which the text ends
         self._random = np.random.default_rng(request.seed).random
 
-    def read(self, most: int) -> list[int]:
-        """Return the next tokens for the model, at most so many, which then count as read."""
-        tokens, self.unread = self.unread[:most], self.unread[most:]
+    def read(self, limit: int) -> list[int]:
+        """Return at most `limit` tokens, the next ones for the model, which then count as read."""
+        tokens, self.unread = self.unread[:limit], self.unread[limit:]
         self.position += len(tokens)
         return tokens
 

@@ -181,7 +181,7 @@ class _Parser:
         return metadata, self.located(directory, _alignment(metadata))
 
     def take(self, size: int, what: str) -> int:
-        """Return where the next `size` bytes begin, and move behind them."""
+        """Return where the next `size` bytes begin, and move past them."""
         start = self.at
         if size > self.end - start:
             raise DamagedError(f"it ends within {short(what)}")

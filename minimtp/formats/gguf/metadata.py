@@ -79,7 +79,7 @@ GENERAL = {
     "tokenizer.ggml.add_bos_token": Key("flag", default=None),
     "tokenizer.chat_template": Key("text", default=None),
 }
-SIZES = {  # behind the architecture's name and a full stop
+SIZES = {  # after the architecture's name and a full stop
     "context_length": Key("whole", 2, 2**20),
     "embedding_length": Key("whole", 2, 2**16),
     "block_count": Key("whole", 1, 1024),

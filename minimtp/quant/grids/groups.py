@@ -135,8 +135,6 @@ def ranges(groups: Array) -> Array:
 
 
 def divisor(step: Array) -> Array:
-    """Return the step, or infinity, of which everything is 0 steps, if the step is too small to
-    divide by.
-    """
+    """Return the step, or infinity if it is too small to divide by: x / infinity is level 0."""
     xp = array_module(step)
     return xp.where(xp.abs(step) >= xp.float32(MIN_STEP), step, xp.float32("inf"))

@@ -81,8 +81,8 @@ def _entries(parent: Path, folder: Path, report: Callable[[str, str], None]) -> 
 
 
 def _is_own(name: str) -> bool:
-    """Return whether runs and models have files of this name. A number is behind what a command
-    has put aside.
+    """Return whether runs and models have files of this name. A number follows the name of
+    what a command has put aside.
     """
     plain = re.sub(r"\.\d+$", "", name)
     return (

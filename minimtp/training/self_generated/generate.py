@@ -214,7 +214,7 @@ class _Work:
     def requests_of(
         self, counts: dict[str, int], first: dict[str, int]
     ) -> list[tuple[str, TextRequest]]:
-        """Return so many requests of every kind, from the `first` number on: long ones first,
+        """Return `counts` requests of every kind, from the `first` number on: long ones first,
         because the last texts of a part run in passes that are not full.
         """
         found = [

@@ -12,7 +12,7 @@ import warnings
 
 MIN_LINE = 40  # characters; shorter lines are titles
 NEW_LINE = "\n"
-HELD_OUT = 5  # one subject in so many is held out
+HELD_OUT = 5  # one subject in 5 is held out
 
 TOPICS = """
 photosynthesis; black holes; the water cycle; inflation; the French Revolution; gravity;

@@ -64,7 +64,7 @@ class Lengths:
 
 
 def _memory() -> Any:
-    """Return a field that begins as an empty dictionary and does not count as a part of its object."""
+    """Return a field that begins as an empty dictionary and takes no part in comparisons."""
     return field(default_factory=dict, init=False, repr=False, compare=False)
 
 

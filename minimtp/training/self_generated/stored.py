@@ -39,7 +39,7 @@ REWRITE = (
 OTHER = "choose another --out"
 PART_NAME = re.compile(r"part-([0-9]{5}|[1-9][0-9]{5,8})\.json")  # as `part_path` makes it
 OWN = ".minimtp-"  # begins the names of the lock and of temporary files
-HELD_OUT = 16  # one text in so many is held out
+HELD_OUT = 16  # one text in 16 is held out
 DIFFERENCES = {  # keys of the setting, in words
     "model": "model",
     "vocabulary": "tokenizer",

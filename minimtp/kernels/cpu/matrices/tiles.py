@@ -107,7 +107,7 @@ def float_tile(rows, of_columns=False):
 
     w holds float32 numbers, float16 numbers as their bits, uint16, or int8 codes.
     fetches: 1 to prefetch the panel (stride 32), 0 to leave that to the processor, more to prefetch
-    what lies so many bytes ahead. Tiles with fewer than FEWEST_FETCHING rows never prefetch.
+    what lies that many bytes ahead. Tiles with fewer than FEWEST_FETCHING rows never prefetch.
     of_columns: the rows are columns of x (n, T).
     """
 
