@@ -16,9 +16,9 @@ from minimtp.bench.quality import report as quality
 from minimtp.compare.pretrained import plot as pretrained
 from minimtp.plan import plot as planning
 from minimtp.plan.candidates import candidates
+from minimtp.plan.costs.sizes import hardware, model
 from minimtp.plan.planning import make_plan
 from minimtp.plan.settings import Settings
-from minimtp.plan.sizes import hardware, model
 
 RESULTS = Path(__file__).resolve().parent.parent / "data" / "results"
 SHOWN = ("standard", "mtp", "mtp_qat_int4")

@@ -31,11 +31,11 @@ from minimtp.compare.pretrained.claims import targets
 from minimtp.machine import other_work
 from minimtp.plan import report as planning
 from minimtp.plan.candidates import candidates
+from minimtp.plan.costs.sizes import hardware, model
 from minimtp.plan.evidence import claims, published, validation
 from minimtp.plan.evidence import compared as predictions
 from minimtp.plan.planning import make_plan
 from minimtp.plan.settings import Settings
-from minimtp.plan.sizes import hardware, model
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "data" / "results"

@@ -22,7 +22,7 @@ from minimtp.quant.packed_matrix import PackedLinear
 from minimtp.quant.packing import quantize
 from minimtp.quant.ptq.methods import round_to_nearest
 from minimtp.quant.qat.spec import QuantizationSpec
-from minimtp.training.data.tokenizer import open_tokenizer
+from minimtp.training.tokenizers.tokenizer import open_tokenizer
 
 GRIDS = [
     *BLOCK_GRIDS, "f16", "int2-affine-channel", "int4-restricted-g32-f32", "int8-full-mid-channel",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from lessons.lesson06_speculative.measure import Measured
 from minimtp.backend import numpy as np
 from minimtp.decode.round import Round
-from minimtp.training.data.tokenizer import Tokenizer
+from minimtp.training.tokenizers.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

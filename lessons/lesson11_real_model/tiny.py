@@ -12,13 +12,13 @@ from minimtp.formats.export import export
 from minimtp.formats.load import is_huggingface, load
 from minimtp.training.data import texts
 from minimtp.training.data.corpus import TokenCorpus
-from minimtp.training.data.file_tokenizer import FileTokenizer
-from minimtp.training.data.tokenizer_content import TokenizerSettings
 from minimtp.training.presets import preset
 from minimtp.training.run.folder import started
 from minimtp.training.run.start import Start
 from minimtp.training.run.train import train
 from minimtp.training.self_generated.prompts import first_messages
+from minimtp.training.tokenizers.content import TokenizerSettings
+from minimtp.training.tokenizers.file_tokenizer import FileTokenizer
 
 END, BEGIN_MESSAGE, END_MESSAGE = MARKS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 TEMPLATE = (

@@ -5,10 +5,10 @@ from lessons.lesson12_worth_it import core, report
 from lessons.lesson12_worth_it.plot import draw
 from minimtp.plan.candidates import BOTH, candidates
 from minimtp.plan.command import MEASURED_SETTINGS
+from minimtp.plan.costs.sizes import ModelSize, hardware, model
 from minimtp.plan.measure_run import from_run
 from minimtp.plan.planning import make_plan
 from minimtp.plan.settings import Settings
-from minimtp.plan.sizes import ModelSize, hardware, model
 
 CARD = "Llama 3.1 8B on one H100"
 HERE = "SmolLM2-135M on one core here"

@@ -10,8 +10,8 @@ from minimtp.backend import Device, to_device
 from minimtp.backend import numpy as np
 from minimtp.kernels.ggml import blocks
 from minimtp.machine import processor
+from minimtp.plan.costs.sizes import GIGA, Hardware
 from minimtp.plan.measured import this_machine
-from minimtp.plan.sizes import GIGA, Hardware
 
 ROWS = (1, 2, 4, 8, 16, 32)
 

@@ -1,6 +1,6 @@
 r"""Exercises of lesson 12. Fill in the bodies, then run:
 
-pytest --mine tests/plan/test_cost.py tests/plan/test_speculation.py tests/plan/test_serving.py
+pytest --mine tests/plan/costs tests/plan/test_serving.py
 """
 
 import math  # noqa: F401  (for your answers)
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from minimtp.backend import numpy as np  # noqa: F401
-from minimtp.plan.cost import PassCost
-from minimtp.plan.memory import Drafter, cache_bytes_per_token, weight_bytes  # noqa: F401
-from minimtp.plan.sizes import Hardware, ModelSize, Precision
-from minimtp.plan.speculation import MAX_DRAFTS, Acceptance, best_round  # noqa: F401
+from minimtp.plan.costs.cost import PassCost
+from minimtp.plan.costs.memory import Drafter, cache_bytes_per_token, weight_bytes  # noqa: F401
+from minimtp.plan.costs.sizes import Hardware, ModelSize, Precision
+from minimtp.plan.costs.speculation import MAX_DRAFTS, Acceptance, best_round  # noqa: F401
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
 from lessons.lesson11_real_model.recipe import recipe as previous
 
 INTRODUCES = (
-    "minimtp.plan.sizes",
-    "minimtp.plan.memory",
-    "minimtp.plan.cost",
-    "minimtp.plan.speculation",
+    "minimtp.plan.costs.sizes",
+    "minimtp.plan.costs.memory",
+    "minimtp.plan.costs.cost",
+    "minimtp.plan.costs.speculation",
     "minimtp.plan.serving",
     "minimtp.plan.settings",
     "minimtp.plan.candidates",

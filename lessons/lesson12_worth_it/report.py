@@ -3,13 +3,13 @@
 from lessons import course
 from lessons.lesson12_worth_it.core import ROWS, Product
 from minimtp.plan.candidates import BOTH, MTP, STANDARD
+from minimtp.plan.costs.sizes import Hardware
+from minimtp.plan.costs.speculation import largest_gaining_batch
 from minimtp.plan.evidence import claims, published
 from minimtp.plan.measure_run import DRAFTING
 from minimtp.plan.planning import Plan, ReplicaAtWork, Row, summary
 from minimtp.plan.serving import poisson, simulate
 from minimtp.plan.settings import SIMULATED, Settings
-from minimtp.plan.sizes import Hardware
-from minimtp.plan.speculation import largest_gaining_batch
 
 SHOWN = (1, 4, 16, 64, 256)  # requests at a time
 LOADS = (0.2, 0.5, 0.8, 0.95, 1.05)  # of what one card can serve

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from minimtp.decode.drafters.config import DraftConfig
     from minimtp.decode.drafters.drafter import Drafter
     from minimtp.decode.generation import Generation
-    from minimtp.training.data.tokenizer import Tokenizer
     from minimtp.training.run.folder import LoadedRun
+    from minimtp.training.tokenizers.tokenizer import Tokenizer
 
 MAX_TOKENS_PER_CHARACTER = 8  # a longer run of undecodable tokens is not an unfinished character
 

@@ -113,10 +113,10 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from minimtp.training.data.tokenizer import open_tokenizer
     from minimtp.training.run.mpirun import command_to_resume
     from minimtp.training.run.start import Start
     from minimtp.training.run.train import train
+    from minimtp.training.tokenizers.tokenizer import open_tokenizer
 
     use_kernels(options)
     out = options.out or default_folder(options)

@@ -1,5 +1,5 @@
 """The interface of a tokenizer, and the comparison of two. The implementations are in
-training/data/.
+training/tokenizers/.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from minimtp.errors import UserError
 
 
 class Tokenizer(Protocol):
-    """Turns text into tokens and back. training/data/tokenizer.py explains each method.
+    """Turns text into tokens and back. training/tokenizers/tokenizer.py explains each method.
 
     end_token: ends a document. end_tokens: all tokens at which generated text ends, end_token
     included.

@@ -2,11 +2,8 @@
 
 Plain functions, each with its equation. Nothing here needs an array library.
 
-    sizes.py         the size of a model, the hardware and the number formats; presets.toml has them
-    memory.py        bytes of weights and cache, and how many requests fit
-    cost.py          seconds of a forward pass: the roofline
+    costs/           bytes, seconds of a forward pass by the roofline, tokens per round
     measured.py      seconds of a forward pass: compare.json, or a run (measure_run.py)
-    speculation.py   tokens per round from acceptance, and the best draft length
     serving.py       a simulation of many requests
     settings.py      the question: everything that is assumed (arrivals.py: requests from a file)
     candidates.py    the configurations that are compared

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from minimtp.plan.cost import PassCost, Roofline
-from minimtp.plan.memory import cache_bytes_per_token, weight_bytes
+from minimtp.plan.costs.cost import PassCost, Roofline
+from minimtp.plan.costs.memory import cache_bytes_per_token, weight_bytes
+from minimtp.plan.costs.sizes import HALF, Hardware, ModelSize
+from minimtp.plan.costs.speculation import Acceptance
 from minimtp.plan.settings import Settings
-from minimtp.plan.sizes import HALF, Hardware, ModelSize
-from minimtp.plan.speculation import Acceptance
 
 STANDARD, MTP, INT4, BOTH = "standard", "MTP", "QAT int4", "MTP + QAT int4"
 

@@ -10,10 +10,10 @@ from minimtp.errors import UserError, shown
 from minimtp.files import FileKind, check_file, check_folder, write_text
 from minimtp.plan import report as text
 from minimtp.plan.candidates import Candidate, candidates
+from minimtp.plan.costs.sizes import Hardware, hardware, model
 from minimtp.plan.planning import make_plan
 from minimtp.plan.plot import draw_plan
 from minimtp.plan.settings import Settings
-from minimtp.plan.sizes import Hardware, hardware, model
 
 FILE_NAME, FILE_NAME_OF_COMPARISON = "plan.json", "compare.json"
 MODEL, HARDWARE = "8b", "h100"

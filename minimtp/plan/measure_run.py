@@ -15,8 +15,8 @@ from minimtp.formats.load import load
 from minimtp.machine import processor
 from minimtp.model.matrix import bits_per_weight, weight_bytes
 from minimtp.plan.candidates import Candidate
+from minimtp.plan.costs.sizes import Hardware
 from minimtp.plan.measured import MeasuredCost, PassTimes, acceptance_of, line_through, this_machine
-from minimtp.plan.sizes import Hardware
 
 PLAIN, DRAFTING = "without drafts", "with drafts"
 SIZES = Sizes(prompts=4, prompt=32, max_new_tokens=96, repeats=2)

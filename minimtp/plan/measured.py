@@ -32,8 +32,8 @@ from minimtp.decode.cache import FIRST_ROOM_ON_GPU, room_for
 from minimtp.errors import UserError, shown
 from minimtp.machine import total_memory
 from minimtp.plan.candidates import BOTH, INT4, MTP, STANDARD, Candidate
-from minimtp.plan.sizes import GIGA, Hardware
-from minimtp.plan.speculation import Acceptance
+from minimtp.plan.costs.sizes import GIGA, Hardware
+from minimtp.plan.costs.speculation import Acceptance
 from minimtp.quoting import shown_path
 from minimtp.records import read_json
 

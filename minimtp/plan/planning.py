@@ -17,12 +17,17 @@ from dataclasses import dataclass, field
 
 from minimtp.errors import UserError, shown
 from minimtp.plan.candidates import Candidate
-from minimtp.plan.cost import PassCost, Roofline
-from minimtp.plan.memory import max_requests, usable_bytes
+from minimtp.plan.costs.cost import PassCost, Roofline
+from minimtp.plan.costs.memory import max_requests, usable_bytes
+from minimtp.plan.costs.sizes import GIGA, Hardware
+from minimtp.plan.costs.speculation import (
+    Round,
+    best_round,
+    break_even_acceptance,
+    largest_gaining_batch,
+)
 from minimtp.plan.serving import Request, Served, percentile, poisson, simulate
 from minimtp.plan.settings import SIMULATED, Settings
-from minimtp.plan.sizes import GIGA, Hardware
-from minimtp.plan.speculation import Round, best_round, break_even_acceptance, largest_gaining_batch
 
 GAIN = 1.05  # a speed-up below is not worth its complexity
 

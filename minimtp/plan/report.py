@@ -4,9 +4,9 @@ from collections.abc import Callable
 from textwrap import fill
 
 from minimtp.bench.table_text import aligned
+from minimtp.plan.costs.sizes import GIGA, Hardware
 from minimtp.plan.planning import GAIN, BreakEven, Plan, Row
 from minimtp.plan.settings import Settings
-from minimtp.plan.sizes import GIGA, Hardware
 
 Json = dict[str, object]
 UNITS = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("B", 1))

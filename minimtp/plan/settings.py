@@ -3,10 +3,10 @@
 from dataclasses import asdict, dataclass
 
 from minimtp.errors import UserError, shown
-from minimtp.plan.memory import Drafter
+from minimtp.plan.costs.memory import Drafter
+from minimtp.plan.costs.sizes import INT4, Precision
+from minimtp.plan.costs.speculation import Acceptance
 from minimtp.plan.serving import Request
-from minimtp.plan.sizes import INT4, Precision
-from minimtp.plan.speculation import Acceptance
 
 # vLLM #48892: DeepSeek-V3-type heads on GSM8K, greedy: 76, 62, 51, 42, ... % of the rounds accept a
 # 1st, 2nd, 3rd, 4th, ... draft, so about 0.8 at each depth, given the depths before.

@@ -1,7 +1,8 @@
 """Training: from a recipe and a text to a run folder.
 
 recipe, settings, presets    the settings of a run; recipe_checks finds contradictions
-data/                        tokenizers, corpora, batches
+data/                        texts, and the batches of a run
+tokenizers/                  text to tokens and back
 self_generated/              text that a model generates to train its heads on
 build                        the model of a recipe
 trainer                      one step; schedule, average and loss_scale belong to it

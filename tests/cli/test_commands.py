@@ -11,9 +11,9 @@ import minimtp
 from minimtp.cli import main
 from minimtp.decode.decoder import Decoder
 from minimtp.decode.drafters.config import DraftConfig
-from minimtp.training.data.byte_tokenizer import ByteTokenizer
 from minimtp.training.presets import preset
 from minimtp.training.run import checkpoint
+from minimtp.training.tokenizers.byte_tokenizer import ByteTokenizer
 from tests.cli.helpers import SMALL, TEXT, refused
 
 

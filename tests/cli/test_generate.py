@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from minimtp.cli import main
 from minimtp.cli.generate import stream
-from minimtp.training.data.tokenizer import ByteTokenizer
+from minimtp.training.tokenizers.tokenizer import ByteTokenizer
 from tests.cli.helpers import refused
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from minimtp.cli import main, make_parser
-from minimtp.plan.sizes import Hardware
+from minimtp.plan.costs.sizes import Hardware
 from tests.cli.helpers import refused
 
 

@@ -13,7 +13,7 @@ from minimtp.decode.policy import cost
 from minimtp.decode.sampling.params import SamplingParams
 from minimtp.errors import UserError
 from minimtp.model.loaded import LoadedModel
-from minimtp.training.data.byte_tokenizer import ByteTokenizer
+from minimtp.training.tokenizers.byte_tokenizer import ByteTokenizer
 from tests.decode.drafters.helpers import SHAPE, model_with
 from tests.kernels.both import needs_numba
 

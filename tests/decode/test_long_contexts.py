@@ -15,7 +15,7 @@ from minimtp.decode.model_runner import ModelRunner
 from minimtp.errors import UserError
 from minimtp.model.loaded import LoadedModel
 from minimtp.training.build import build_model
-from minimtp.training.data.tokenizer import ByteTokenizer
+from minimtp.training.tokenizers.tokenizer import ByteTokenizer
 from tests.training.helpers import recipe_of
 
 CONTEXTS = (2, 7, 64, 2_400, 8_192, 65_537, 1_000_000)

@@ -10,11 +10,11 @@ from minimtp.decode.decoder import Decoder
 from minimtp.decode.drafters.config import DraftConfig
 from minimtp.model.loaded import LoadedModel
 from minimtp.training.build import build_model
-from minimtp.training.data.file_tokenizer import FileTokenizer
-from minimtp.training.data.tokenizer_content import TokenizerSettings
 from minimtp.training.presets import preset
-from tests.training.data.test_pieces import pieces_content
-from tests.training.data.test_text_survives import content
+from minimtp.training.tokenizers.content import TokenizerSettings
+from minimtp.training.tokenizers.file_tokenizer import FileTokenizer
+from tests.training.tokenizers.test_pieces import pieces_content
+from tests.training.tokenizers.test_text_survives import content
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("tokenizers") is None, reason="needs the extra interop (tokenizers)"

@@ -16,9 +16,9 @@ from minimtp import kernels
 from minimtp.backend import numpy as np
 from minimtp.cli import main
 from minimtp.training.build import build_model
-from minimtp.training.data.tokenizer import ByteTokenizer
 from minimtp.training.run import checkpoint
 from minimtp.training.run.checkpoint import Checkpoint
+from minimtp.training.tokenizers.tokenizer import ByteTokenizer
 from tests.fuzz.mutate import check_sentence, time_limit
 from tests.training.helpers import recipe_of
 

@@ -20,15 +20,15 @@ from minimtp.model.tokenizer import PROBES
 from minimtp.quant.ptq.methods import round_to_nearest
 from minimtp.quant.qat.spec import QuantizationSpec
 from minimtp.training.build import build_model
-from minimtp.training.data.byte_tokenizer import ByteTokenizer
-from minimtp.training.data.file_tokenizer import FileTokenizer
-from minimtp.training.data.tokenizer import open_tokenizer
-from minimtp.training.data.tokenizer_content import TokenizerSettings
 from minimtp.training.presets import preset
+from minimtp.training.tokenizers.byte_tokenizer import ByteTokenizer
+from minimtp.training.tokenizers.content import TokenizerSettings
+from minimtp.training.tokenizers.file_tokenizer import FileTokenizer
+from minimtp.training.tokenizers.tokenizer import open_tokenizer
 from tests.formats.gguf.raw import Tensor, contents, file_bytes
 from tests.fuzz.mutate import damaged_bytes, damaged_json, json_bytes, must_be_refused_or_right
-from tests.training.data.test_pieces import pieces_content
-from tests.training.data.test_text_survives import content
+from tests.training.tokenizers.test_pieces import pieces_content
+from tests.training.tokenizers.test_text_survives import content
 
 pytestmark = [
     pytest.mark.slow,

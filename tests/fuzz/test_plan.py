@@ -9,13 +9,13 @@ import pytest
 from minimtp.cli import main, make_parser
 from minimtp.plan.arrivals import read_arrivals
 from minimtp.plan.candidates import candidates
+from minimtp.plan.costs.sizes import hardware, model
 from minimtp.plan.evidence.compared import in_words
 from minimtp.plan.evidence.validation import validate
 from minimtp.plan.measured import from_comparison
 from minimtp.plan.planning import make_plan
 from minimtp.plan.report import advise, as_json
 from minimtp.plan.settings import Settings
-from minimtp.plan.sizes import hardware, model
 from tests.fuzz.mutate import (
     check_sentence,
     damaged_bytes,

@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 
 from minimtp.errors import UserError
 from minimtp.plan.candidates import BOTH, INT4, MTP, STANDARD, Candidate, candidates
+from minimtp.plan.costs.sizes import Hardware, hardware, model
+from minimtp.plan.costs.speculation import Acceptance
 from minimtp.plan.measured import MeasuredCost, PassTimes
 from minimtp.plan.planning import ReplicaAtWork, make_plan
 from minimtp.plan.report import advise, as_json, speedup_table, table
 from minimtp.plan.serving import Request, simulate
 from minimtp.plan.settings import Settings
-from minimtp.plan.sizes import Hardware, hardware, model
-from minimtp.plan.speculation import Acceptance
 
 CARD = Hardware(1.0, 1.0, 1.0, dollars_per_hour=3.6)
 # A pass takes a second for any number of rows, and prompts are read in one pass.

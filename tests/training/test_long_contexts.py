@@ -21,10 +21,10 @@ from minimtp.quant.qat.spec import QuantizationSpec
 from minimtp.training import evaluate as evaluation
 from minimtp.training.build import build_model
 from minimtp.training.data.corpus import Corpus
-from minimtp.training.data.tokenizer import ByteTokenizer
 from minimtp.training.evaluate import evaluate, evaluate_model
 from minimtp.training.quantize import calibration_batches, quantize
 from minimtp.training.run.folder import LoadedRun
+from minimtp.training.tokenizers.tokenizer import ByteTokenizer
 from tests.training.helpers import recipe_of
 
 CONTEXTS = (2, 7, 64, 2_400, 8_192, 65_537, 1_000_000)

@@ -9,7 +9,7 @@ the merge list do the same.
 from collections.abc import Sequence
 from typing import Any
 
-from minimtp.training.data.spellings import SPACE
+from minimtp.training.tokenizers.spellings import SPACE
 
 MODEL = "llama"
 PRE = "pieces"  # instead of the name of a pre-tokenizer

@@ -29,9 +29,9 @@ from minimtp.formats.gguf.pre_tokenizers import (
     pre_tokenizer_named,
 )
 from minimtp.model.loaded import Tokenizer
-from minimtp.training.data.byte_tokenizer import ByteTokenizer
-from minimtp.training.data.spellings import Pieces, byte_spellings
-from minimtp.training.data.tokenizer_content import TokenizerSettings, word_stage
+from minimtp.training.tokenizers.byte_tokenizer import ByteTokenizer
+from minimtp.training.tokenizers.content import TokenizerSettings, word_stage
+from minimtp.training.tokenizers.spellings import Pieces, byte_spellings
 
 END = "<|endoftext|>"
 # llama_token_type of llama.cpp
@@ -172,7 +172,7 @@ def tokenizer_of(vocabulary: Vocabulary, name: str = "the vocabulary") -> Tokeni
     """
     if vocabulary == vocabulary_of(ByteTokenizer()):
         return ByteTokenizer()
-    from minimtp.training.data.file_tokenizer import FileTokenizer
+    from minimtp.training.tokenizers.file_tokenizer import FileTokenizer
 
     _check(vocabulary, name)
     settings = TokenizerSettings(

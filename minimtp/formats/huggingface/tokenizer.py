@@ -15,9 +15,9 @@ from minimtp.errors import UserError, shown
 from minimtp.formats.huggingface.config import ADVICE, Config
 from minimtp.formats.huggingface.config import FILE_NAME as CONFIG_FILE
 from minimtp.records import notice, read_file, read_json
-from minimtp.training.data.file_tokenizer import FileTokenizer, in_library
-from minimtp.training.data.tokenizer import MAX_FILE_BYTES
-from minimtp.training.data.tokenizer_content import TokenId, TokenizerSettings
+from minimtp.training.tokenizers.content import TokenId, TokenizerSettings
+from minimtp.training.tokenizers.file_tokenizer import FileTokenizer, in_library
+from minimtp.training.tokenizers.tokenizer import MAX_FILE_BYTES
 
 FILE_NAME = "tokenizer.json"
 TEMPLATE_FILE, SETTINGS_FILE = "chat_template.jinja", "tokenizer_config.json"

@@ -33,9 +33,9 @@ from minimtp.model.rotary import parse_scaling
 from minimtp.model.transformer import LanguageModel
 from minimtp.quant.packed_matrix import PackedMatrix
 from minimtp.quant.qat.convert import packed_model
-from minimtp.training.data.byte_tokenizer import ByteTokenizer
-from minimtp.training.data.file_tokenizer import FileTokenizer
 from minimtp.training.run.tensor_file import write_safetensors
+from minimtp.training.tokenizers.byte_tokenizer import ByteTokenizer
+from minimtp.training.tokenizers.file_tokenizer import FileTokenizer
 
 PART = FileKind("a part of a model")
 

@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 from minimtp.plan.candidates import BOTH, INT4, MTP, STANDARD, Candidate, candidates
+from minimtp.plan.costs.memory import usable_bytes, weight_bytes
+from minimtp.plan.costs.sizes import GIGA, HALF, hardware, model
+from minimtp.plan.costs.sizes import INT4 as LOW_BIT
+from minimtp.plan.costs.speculation import best_round, largest_gaining_batch
 from minimtp.plan.evidence.published import compare_with_published, tables
-from minimtp.plan.memory import usable_bytes, weight_bytes
 from minimtp.plan.planning import Plan, make_plan
 from minimtp.plan.settings import Settings
-from minimtp.plan.sizes import GIGA, HALF, hardware, model
-from minimtp.plan.sizes import INT4 as LOW_BIT
-from minimtp.plan.speculation import best_round, largest_gaining_batch
 
 HOLDS, HOLDS_IF, FAILS = "holds", "holds if", "does not hold"
 IF_DEVICES = "if int4 saves devices"

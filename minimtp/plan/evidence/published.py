@@ -11,10 +11,10 @@ from pathlib import Path
 from msgspec import Struct, convert
 
 from minimtp.bench.table_text import aligned
-from minimtp.plan.cost import Roofline
-from minimtp.plan.memory import Drafter
-from minimtp.plan.sizes import Precision, hardware, model
-from minimtp.plan.speculation import Acceptance, constant_acceptance, round_of
+from minimtp.plan.costs.cost import Roofline
+from minimtp.plan.costs.memory import Drafter
+from minimtp.plan.costs.sizes import Precision, hardware, model
+from minimtp.plan.costs.speculation import Acceptance, constant_acceptance, round_of
 
 
 class Published(Struct, frozen=True, forbid_unknown_fields=True):

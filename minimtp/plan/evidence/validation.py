@@ -23,7 +23,9 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from minimtp.plan.cost import Roofline
+from minimtp.plan.costs.cost import Roofline
+from minimtp.plan.costs.memory import Drafter
+from minimtp.plan.costs.sizes import Hardware, ModelSize, Precision, hardware
 from minimtp.plan.evidence.compared import Validated
 from minimtp.plan.evidence.decoding import validate_decoding
 from minimtp.plan.measured import (
@@ -36,8 +38,6 @@ from minimtp.plan.measured import (
     plain_speed,
     read_comparison,
 )
-from minimtp.plan.memory import Drafter
-from minimtp.plan.sizes import Hardware, ModelSize, Precision, hardware
 from minimtp.records import AboveZero, Positive, read_json
 
 FLOAT = Precision(32.0, 32.0)

@@ -38,8 +38,8 @@ from minimtp.training.data.document_tokens import require_expressible, tokens_of
 from minimtp.training.data.encoding import checked_encoding
 from minimtp.training.data.folders import Texts, files_and_folders
 from minimtp.training.data.split import fingerprint, split
-from minimtp.training.data.tokenizer import ByteTokenizer, Tokenizer
 from minimtp.training.self_generated.stored import is_self_generated, read_texts
+from minimtp.training.tokenizers.tokenizer import ByteTokenizer, Tokenizer
 
 MAX_NAMES = 2  # of sources in the name of a corpus
 

@@ -3,9 +3,9 @@
 from minimtp.backend import numpy as np
 from minimtp.errors import naming
 from minimtp.quoting import shown_path
-from minimtp.training.data.byte_tokenizer import ByteTokenizer
 from minimtp.training.data.folders import Texts
-from minimtp.training.data.tokenizer import Tokenizer
+from minimtp.training.tokenizers.byte_tokenizer import ByteTokenizer
+from minimtp.training.tokenizers.tokenizer import Tokenizer
 
 
 def tokens_of(contents: list[bytes], tokenizer: Tokenizer) -> np.ndarray:

@@ -7,7 +7,7 @@ from pathlib import Path
 from minimtp.errors import UserError
 from minimtp.quoting import shown_path
 from minimtp.training.data.corpus import Corpus, open_corpus
-from minimtp.training.data.tokenizer import Tokenizer
+from minimtp.training.tokenizers.tokenizer import Tokenizer
 
 
 def recorded_corpus(

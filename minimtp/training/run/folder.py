@@ -20,12 +20,12 @@ from minimtp.errors import naming
 from minimtp.files import kind_at
 from minimtp.model.loaded import LoadedModel
 from minimtp.training.build import build_model, fill, quantization_spec
-from minimtp.training.data.tokenizer import tokenizer_from_dict
 from minimtp.training.recipe import Recipe
 from minimtp.training.run import checkpoint
 from minimtp.training.run.checkpoint import Checkpoint
 from minimtp.training.run.log import LOG_NAME
 from minimtp.training.settings import check_known
+from minimtp.training.tokenizers.tokenizer import tokenizer_from_dict
 
 if TYPE_CHECKING:  # models without rounding do not need it
     from minimtp.quant.qat.spec import QuantizationSpec

@@ -12,10 +12,10 @@ from minimtp.backend import Array, numpy, to_numpy
 from minimtp.errors import UserError
 from minimtp.model.tokenizer import same_tokens
 from minimtp.training.build import MODEL_SETTINGS, STEPS, Arrays, quantization_spec
-from minimtp.training.data.tokenizer import tokenizer_from_dict
 from minimtp.training.recipe import Recipe
 from minimtp.training.run.checkpoint import Checkpoint
 from minimtp.training.run.folder import LoadedRun, load_run
+from minimtp.training.tokenizers.tokenizer import tokenizer_from_dict
 
 if TYPE_CHECKING:  # runs without rounding do not need it
     from minimtp.quant.packed_matrix import PackedMatrix

@@ -21,13 +21,13 @@ from minimtp.quoting import shown_path
 from minimtp.training.build import transplant
 from minimtp.training.data.corpus import Corpus, open_corpus
 from minimtp.training.data.recorded import recorded_corpus
-from minimtp.training.data.tokenizer import Tokenizer, tokenizer_from_dict
 from minimtp.training.recipe import Recipe
 from minimtp.training.run import checkpoint
 from minimtp.training.run.checkpoint import Checkpoint
 from minimtp.training.run.distributed import SingleProcess
 from minimtp.training.run.folder import LoadedRun, load_run, started
 from minimtp.training.run.quantized_start import check_steps, read_quantized_start
+from minimtp.training.tokenizers.tokenizer import Tokenizer, tokenizer_from_dict
 
 SELF_GENERATED = "self-generated"  # the folder of the text that a model generated for the run
 

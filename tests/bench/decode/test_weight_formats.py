@@ -7,8 +7,8 @@ from minimtp.bench.baselines.llama_cpp.process import FoundLlama, find_llama
 from minimtp.bench.decode import weight_formats as formats
 from minimtp.errors import UserError
 from minimtp.formats.load import load
-from minimtp.training.data.byte_tokenizer import ByteTokenizer
 from minimtp.training.quantize import quantize
+from minimtp.training.tokenizers.byte_tokenizer import ByteTokenizer
 
 BYTES = ByteTokenizer()
 HAS_TORCH = importlib.util.find_spec("torch") is not None

@@ -9,11 +9,11 @@ import pytest
 from minimtp.backend import numpy as np
 from minimtp.compare.pretrained.texts import TINY_SIZES, open_texts
 from minimtp.training.data import texts as named_texts
-from minimtp.training.data.byte_tokenizer import ByteTokenizer
 from minimtp.training.data.split import is_held_out
 from minimtp.training.self_generated import generate
 from minimtp.training.self_generated.prompts import edit_message, first_messages, functions_in
 from minimtp.training.self_generated.requests import conversation_tokens
+from minimtp.training.tokenizers.byte_tokenizer import ByteTokenizer
 from tests.training.self_generated.helpers import ChatBytes, model_with
 
 

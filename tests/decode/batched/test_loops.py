@@ -11,7 +11,7 @@ from minimtp.decode.batched import texts as texts_module
 from minimtp.decode.batched.loops import EVERY, WINDOWS, ends_in_a_loop, is_repetitive
 from minimtp.decode.batched.texts import TextRequest, generate_texts
 from minimtp.decode.sampling.params import GREEDY, SamplingParams
-from minimtp.training.data.byte_tokenizer import ByteTokenizer
+from minimtp.training.tokenizers.byte_tokenizer import ByteTokenizer
 from tests.decode.batched.test_texts import random_model
 
 SHORT, LONG = WINDOWS

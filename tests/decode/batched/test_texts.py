@@ -16,9 +16,9 @@ from minimtp.quant.qat.convert import convert
 from minimtp.quant.qat.prepare import prepare_qat
 from minimtp.quant.qat.spec import QuantizationSpec
 from minimtp.training.build import build_model
-from minimtp.training.data.byte_tokenizer import ByteTokenizer
 from minimtp.training.recipe import Recipe
 from minimtp.training.run.folder import LoadedRun
+from minimtp.training.tokenizers.byte_tokenizer import ByteTokenizer
 from tests.kernels.both import needs_numba
 
 SAMPLINGS = [

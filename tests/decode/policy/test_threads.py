@@ -14,8 +14,8 @@ from minimtp.decode.policy.threads import fastest_threads
 from minimtp.errors import UserError
 from minimtp.model.loaded import LoadedModel
 from minimtp.training.build import build_model
-from minimtp.training.data.byte_tokenizer import ByteTokenizer
 from minimtp.training.presets import preset
+from minimtp.training.tokenizers.byte_tokenizer import ByteTokenizer
 from tests.kernels.both import needs_numba
 
 

@@ -13,8 +13,8 @@ from minimtp.model.loss import following_tokens
 from minimtp.quant.ptq.methods import round_to_nearest
 from minimtp.quant.qat.spec import QuantizationSpec
 from minimtp.training.build import build_model
-from minimtp.training.data.byte_tokenizer import ByteTokenizer
 from minimtp.training.recipe import Recipe
+from minimtp.training.tokenizers.byte_tokenizer import ByteTokenizer
 
 DEPTH = 3
 BASE = Recipe(

@@ -13,7 +13,7 @@ from minimtp.formats.eagle3.gguf import head_content
 from minimtp.formats.export import export
 from minimtp.model.heads import MultiTokenModel
 from minimtp.quant.packed_matrix import PackedMatrix
-from minimtp.training.data.byte_tokenizer import ByteTokenizer
+from minimtp.training.tokenizers.byte_tokenizer import ByteTokenizer
 from tests.formats.eagle3.cases import (
     CASES,
     DEPTH,

@@ -11,8 +11,8 @@ from minimtp.errors import UserError
 from minimtp.formats.eagle3 import gguf
 from minimtp.formats.gguf import writer
 from minimtp.model.draft_head import DraftHead
-from minimtp.plan import sizes
-from minimtp.training.data.byte_tokenizer import ByteTokenizer
+from minimtp.plan.costs import sizes
+from minimtp.training.tokenizers.byte_tokenizer import ByteTokenizer
 from tests.formats.eagle3.cases import draft_logits, loaded, model_of, read_back
 from tests.formats.gguf.helpers import needs_gguf
 

@@ -13,7 +13,7 @@ from minimtp.quant.packed_matrix import PackedMatrix
 from minimtp.quant.qat.convert import convert
 from minimtp.quant.qat.prepare import prepare_qat
 from minimtp.quant.qat.spec import QuantizationSpec
-from minimtp.training.data.byte_tokenizer import ByteTokenizer
+from minimtp.training.tokenizers.byte_tokenizer import ByteTokenizer
 from tests.formats.eagle3.cases import (
     CASES,
     GRIDS,

@@ -13,7 +13,7 @@ from minimtp.formats.gguf.writer import write_gguf
 from minimtp.quant.packed_matrix import PackedMatrix
 from minimtp.quant.qat.convert import convert
 from minimtp.quant.qat.modules import FakeQuantizedMatrix
-from minimtp.training.data.tokenizer import ByteTokenizer
+from minimtp.training.tokenizers.tokenizer import ByteTokenizer
 
 BYTES = ByteTokenizer()
 

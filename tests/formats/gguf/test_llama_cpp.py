@@ -23,8 +23,8 @@ from minimtp.quant.qat.convert import convert
 from minimtp.quant.qat.prepare import prepare_qat
 from minimtp.quant.qat.spec import QuantizationSpec
 from minimtp.training.build import build_model
-from minimtp.training.data.file_tokenizer import FileTokenizer
 from minimtp.training.presets import preset
+from minimtp.training.tokenizers.file_tokenizer import FileTokenizer
 from tests.formats.gguf.helpers import (
     BYTES,
     AsInGgml,

@@ -14,7 +14,7 @@ from minimtp.decode.decoder import deploy
 from minimtp.engine.module import replace_modules
 from minimtp.formats.gguf.writer import write_gguf
 from minimtp.quant.packed_matrix import PackedMatrix
-from minimtp.training.data.byte_tokenizer import ByteTokenizer
+from minimtp.training.tokenizers.byte_tokenizer import ByteTokenizer
 from tests.formats.gguf.helpers import AsInGgml, needs_gguf, needs_llama
 from tests.formats.gguf.llama_cases import CASES, COLUMNS, ROWS, TOKENS, model_of
 

@@ -21,10 +21,10 @@ from minimtp.formats.gguf.vocabulary import content_of, tokenizer_of, vocabulary
 from minimtp.formats.gguf.writer import write_gguf
 from minimtp.model.tokenizer import prompt_tokens, same_tokens
 from minimtp.training.build import build_model
-from minimtp.training.data import file_tokenizer
-from minimtp.training.data.spellings import SPACE
 from minimtp.training.data.texts import standard_library
 from minimtp.training.presets import preset
+from minimtp.training.tokenizers import file_tokenizer
+from minimtp.training.tokenizers.spellings import SPACE
 from tests.formats.gguf.helpers import needs_gguf, needs_llama, needs_tokenizers
 
 SOURCE = os.environ.get("MINIMTP_LLAMA_CPP")

@@ -20,7 +20,7 @@ def place(bpe, tmp_path_factory):
     (place / "text.txt").write_text(TEXT * 150)
     alphabet = sorted(bpe["model"]["vocab"], key=bpe["model"]["vocab"].get)
     spelt = {name for name in alphabet if len(name) == 1}
-    from minimtp.training.data.spellings import byte_spellings
+    from minimtp.training.tokenizers.spellings import byte_spellings
 
     whole = dict(bpe["model"]["vocab"])
     for spelling in byte_spellings():

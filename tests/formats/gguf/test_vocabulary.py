@@ -10,9 +10,9 @@ from minimtp.errors import UserError
 from minimtp.formats.gguf.pre_tokenizers import FAMILIES, as_stage
 from minimtp.formats.gguf.vocabulary import tokenizer_of, vocabulary_of
 from minimtp.model.tokenizer import same_tokens
-from minimtp.training.data.byte_tokenizer import ByteTokenizer
-from minimtp.training.data.file_tokenizer import FileTokenizer
-from minimtp.training.data.tokenizer_content import TokenizerSettings
+from minimtp.training.tokenizers.byte_tokenizer import ByteTokenizer
+from minimtp.training.tokenizers.content import TokenizerSettings
+from minimtp.training.tokenizers.file_tokenizer import FileTokenizer
 from tests.formats.gguf.helpers import BYTES, needs_tokenizers, unusual_texts
 
 

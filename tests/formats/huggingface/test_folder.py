@@ -14,7 +14,7 @@ from minimtp.kernels.plain.bfloat16 import from_bfloat16_bits, to_bfloat16_bits
 from minimtp.model.tokenizer import same_tokens
 from minimtp.quant.ptq.methods import round_to_nearest
 from minimtp.quant.qat.spec import QuantizationSpec
-from minimtp.training.data.byte_tokenizer import ByteTokenizer
+from minimtp.training.tokenizers.byte_tokenizer import ByteTokenizer
 from tests.formats.huggingface.folders import CONFIGURATIONS, configuration, weights, write_folder
 
 needs_transformers = pytest.mark.skipif(

@@ -16,8 +16,8 @@ from minimtp.compare.pretrained.claims import recovered
 from minimtp.compare.pretrained.configurations import WEIGHTS
 from minimtp.formats.load import load
 from minimtp.model.divergence import kl_divergence
-from minimtp.plan.memory import weight_bytes
-from minimtp.plan.sizes import ModelSize, Precision
+from minimtp.plan.costs.memory import weight_bytes
+from minimtp.plan.costs.sizes import ModelSize, Precision
 from minimtp.training.quantize import quantize
 from tests.lessons.worked.reading import second_evening
 

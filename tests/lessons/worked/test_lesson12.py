@@ -11,12 +11,12 @@ import pytest
 from lessons.lesson12_worth_it import report
 from lessons.lesson12_worth_it.recipe import recipe
 from minimtp.plan.candidates import candidates
-from minimtp.plan.cost import Roofline
-from minimtp.plan.memory import Drafter
+from minimtp.plan.costs.cost import Roofline
+from minimtp.plan.costs.memory import Drafter
+from minimtp.plan.costs.sizes import Hardware, ModelSize, Precision, hardware, model
+from minimtp.plan.costs.speculation import Acceptance, best_round
 from minimtp.plan.planning import make_plan
 from minimtp.plan.settings import Settings
-from minimtp.plan.sizes import Hardware, ModelSize, Precision, hardware, model
-from minimtp.plan.speculation import Acceptance, best_round
 from tests.lessons.worked.reading import by_hand, printed_table, prose, row, second_evening
 
 ROOT = Path(__file__).resolve().parents[3]

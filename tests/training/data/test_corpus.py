@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
-from minimtp.training.data.byte_tokenizer import ByteTokenizer
 from minimtp.training.data.corpus import Corpus, open_corpus
 from minimtp.training.data.document_tokens import tokens_of
 from minimtp.training.data.split import fingerprint, is_held_out, split
+from minimtp.training.tokenizers.byte_tokenizer import ByteTokenizer
 from tests.strategies import documents
 
 

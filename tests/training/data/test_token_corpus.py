@@ -4,12 +4,12 @@ import pytest
 
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
-from minimtp.training.data.byte_tokenizer import ByteTokenizer
 from minimtp.training.data.corpus import Corpus, TokenCorpus
 from minimtp.training.recipe import Recipe
 from minimtp.training.run import checkpoint
 from minimtp.training.run.start import Start
 from minimtp.training.run.train import train
+from minimtp.training.tokenizers.byte_tokenizer import ByteTokenizer
 
 RECIPE = Recipe(
     context_length=16, hidden_size=16, num_layers=1, num_heads=2, num_kv_heads=1,

@@ -8,11 +8,11 @@ from minimtp.backend import numpy as np
 from minimtp.errors import UserError
 from minimtp.training.build import build_model
 from minimtp.training.data.corpus import Corpus
-from minimtp.training.data.tokenizer import ByteTokenizer
 from minimtp.training.run import checkpoint
 from minimtp.training.run.log import RunLog
 from minimtp.training.run.start import Start
 from minimtp.training.run.train import train
+from minimtp.training.tokenizers.tokenizer import ByteTokenizer
 from tests.training.helpers import CONFIGURATIONS, digest, losses, quiet, recipe_of, stored
 
 

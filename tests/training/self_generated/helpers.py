@@ -4,12 +4,12 @@ from pathlib import Path
 
 from minimtp.backend import numpy as np
 from minimtp.training.build import build_model
-from minimtp.training.data.byte_tokenizer import ByteTokenizer
 from minimtp.training.recipe import Recipe
 from minimtp.training.run.folder import LoadedRun
 from minimtp.training.self_generated.generate import generate_text
 from minimtp.training.self_generated.mixture import parse_mixture
 from minimtp.training.self_generated.requests import Lengths, Requests
+from minimtp.training.tokenizers.byte_tokenizer import ByteTokenizer
 
 TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"

@@ -9,13 +9,13 @@ from minimtp.backend import numpy as np
 from minimtp.decode.batched.request import GeneratedText
 from minimtp.errors import UserError
 from minimtp.files import writing
-from minimtp.training.data.byte_tokenizer import ByteTokenizer
 from minimtp.training.data.corpus import Corpus
 from minimtp.training.data.split import is_held_out
 from minimtp.training.self_generated import filters, generate
 from minimtp.training.self_generated.mixture import parse_mixture
 from minimtp.training.self_generated.requests import Requests
 from minimtp.training.self_generated.stored import read_texts
+from minimtp.training.tokenizers.byte_tokenizer import ByteTokenizer
 from tests.training.self_generated import helpers
 from tests.training.self_generated.helpers import (
     ASSISTANT,

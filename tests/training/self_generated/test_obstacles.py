@@ -7,11 +7,11 @@ import pytest
 
 from minimtp.cli import main
 from minimtp.errors import UserError
-from minimtp.training.data.byte_tokenizer import ByteTokenizer
 from minimtp.training.data.corpus import open_corpus
 from minimtp.training.self_generated import generate
 from minimtp.training.self_generated.mixture import parse_mixture
 from minimtp.training.self_generated.stored import Part, part_path, read_texts, write_part
+from minimtp.training.tokenizers.byte_tokenizer import ByteTokenizer
 from tests.cli.helpers import SMALL, TEXT
 from tests.files.obstacles import OBSTACLES, plant
 from tests.training.self_generated import helpers

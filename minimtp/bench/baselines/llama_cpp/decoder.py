@@ -20,7 +20,7 @@ from minimtp.decode.target import ForwardOutput
 from minimtp.formats.gguf.writer import write_gguf
 from minimtp.model.tokenizer import Tokenizer
 from minimtp.model.transformer import LanguageModel
-from minimtp.training.data.byte_tokenizer import ByteTokenizer
+from minimtp.training.tokenizers.byte_tokenizer import ByteTokenizer
 
 
 def decoder_of(

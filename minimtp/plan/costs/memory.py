@@ -9,7 +9,7 @@ less than a thousandth.
 
 from msgspec import Struct
 
-from minimtp.plan.sizes import GIGA, Hardware, ModelSize, Precision
+from minimtp.plan.costs.sizes import GIGA, Hardware, ModelSize, Precision
 
 
 class Drafter(Struct, frozen=True):

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minimtp.plan import cost as costs
-from minimtp.plan.memory import Drafter
-from minimtp.plan.sizes import HALF, INT4, Hardware, ModelSize, hardware, model
-from minimtp.plan.speculation import Acceptance, best_round, round_of
+from minimtp.plan.costs import cost as costs
+from minimtp.plan.costs.memory import Drafter
+from minimtp.plan.costs.sizes import HALF, INT4, Hardware, ModelSize, hardware, model
+from minimtp.plan.costs.speculation import Acceptance, best_round, round_of
 
 SMALL = ModelSize(
     hidden_size=100, intermediate_size=200, num_hidden_layers=3, num_attention_heads=2,

@@ -33,8 +33,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
-from minimtp.plan.memory import Drafter, cache_bytes_per_token, weight_bytes
-from minimtp.plan.sizes import Hardware, ModelSize, Precision
+from minimtp.plan.costs.memory import Drafter, cache_bytes_per_token, weight_bytes
+from minimtp.plan.costs.sizes import Hardware, ModelSize, Precision
 
 
 class PassCost(Protocol):

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from minimtp.errors import UserError, shown
 from minimtp.model.tokenizer import Tokenizer
-from minimtp.training.data.byte_tokenizer import ByteTokenizer
+from minimtp.training.tokenizers.byte_tokenizer import ByteTokenizer
 
 MAX_FILE_BYTES = 128 * 2**20
 
@@ -36,8 +36,8 @@ def open_tokenizer(path: str | Path | None) -> Tokenizer:
     if path is None:
         return ByteTokenizer()
     from minimtp.records import notice, read_file
-    from minimtp.training.data.file_tokenizer import FileTokenizer
-    from minimtp.training.data.tokenizer_content import ADVICE
+    from minimtp.training.tokenizers.content import ADVICE
+    from minimtp.training.tokenizers.file_tokenizer import FileTokenizer
 
     content = read_file(path, advice=ADVICE, max_bytes=MAX_FILE_BYTES)
     try:
@@ -67,8 +67,8 @@ def tokenizer_from_dict(
             f"{source} is of the unknown kind {shown(kind)!r}: "
             "use the version of minimtp that wrote it"
         )
-    from minimtp.training.data.file_tokenizer import FileTokenizer
-    from minimtp.training.data.tokenizer_content import TokenizerSettings
+    from minimtp.training.tokenizers.content import TokenizerSettings
+    from minimtp.training.tokenizers.file_tokenizer import FileTokenizer
 
     settings = TokenizerSettings.from_dict(dict(stored), source)
     return FileTokenizer(stored["file"], settings, source)

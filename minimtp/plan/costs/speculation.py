@@ -21,7 +21,7 @@ from itertools import accumulate
 from operator import mul
 
 from minimtp.decode.drafters.drafter import MAX_DRAFTS
-from minimtp.plan.cost import PassCost
+from minimtp.plan.costs.cost import PassCost
 
 
 @dataclass(frozen=True)

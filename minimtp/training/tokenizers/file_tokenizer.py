@@ -31,9 +31,9 @@ from minimtp import extras
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError, shown
 from minimtp.model.tokenizer import PROBES
-from minimtp.training.data.byte_tokenizer import as_bytes
-from minimtp.training.data.spellings import Pieces
-from minimtp.training.data.tokenizer_content import TokenizerSettings, checked_content
+from minimtp.training.tokenizers.byte_tokenizer import as_bytes
+from minimtp.training.tokenizers.content import TokenizerSettings, checked_content
+from minimtp.training.tokenizers.spellings import Pieces
 
 END_NAMES = ("<|endoftext|>", "</s>", "<|im_end|>", "<eos>", "[SEP]")
 PIECE = 2**18  # characters that the library gets at once, if a text can be cut

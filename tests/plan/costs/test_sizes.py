@@ -5,8 +5,8 @@ import json
 import pytest
 
 from minimtp.errors import UserError
-from minimtp.plan.memory import Drafter, cache_bytes_per_token, max_requests, weight_bytes
-from minimtp.plan.sizes import HALF, INT4, Hardware, hardware, model, names
+from minimtp.plan.costs.memory import Drafter, cache_bytes_per_token, max_requests, weight_bytes
+from minimtp.plan.costs.sizes import HALF, INT4, Hardware, hardware, model, names
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minimtp.errors import UserError
-from minimtp.training.data.byte_tokenizer import ByteTokenizer
-from minimtp.training.data.file_tokenizer import FileTokenizer
-from minimtp.training.data.tokenizer import open_tokenizer, tokenizer_from_dict
+from minimtp.training.tokenizers.byte_tokenizer import ByteTokenizer
+from minimtp.training.tokenizers.file_tokenizer import FileTokenizer
+from minimtp.training.tokenizers.tokenizer import open_tokenizer, tokenizer_from_dict
 
 
 @given(st.binary())

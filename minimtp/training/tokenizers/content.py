@@ -9,7 +9,7 @@ from msgspec import Meta, Struct
 
 from minimtp.errors import UserError, shown
 from minimtp.records import check_value, parse_json
-from minimtp.training.data.spellings import ByteLevel, Pieces
+from minimtp.training.tokenizers.spellings import ByteLevel, Pieces
 
 ADVICE = "give a byte-level BPE file of the tokenizers library"
 MAX_TOKENS = 2**24

@@ -15,12 +15,12 @@ from minimtp.formats.gguf.vocabulary import Vocabulary, content_of
 from minimtp.formats.gguf.writer import write_gguf
 from minimtp.model.tokenizer import prompt_tokens, same_tokens
 from minimtp.training.build import build_model
-from minimtp.training.data import file_tokenizer
-from minimtp.training.data.file_tokenizer import FileTokenizer
-from minimtp.training.data.tokenizer import tokenizer_from_dict
-from minimtp.training.data.tokenizer_content import TokenizerSettings
 from minimtp.training.presets import preset
-from tests.training.data.test_text_survives import content, texts
+from minimtp.training.tokenizers import file_tokenizer
+from minimtp.training.tokenizers.content import TokenizerSettings
+from minimtp.training.tokenizers.file_tokenizer import FileTokenizer
+from minimtp.training.tokenizers.tokenizer import tokenizer_from_dict
+from tests.training.tokenizers.test_text_survives import content, texts
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("tokenizers") is None, reason="needs the extra interop (tokenizers)"

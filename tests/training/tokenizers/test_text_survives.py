@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from minimtp.decode.stopping import Stop
 from minimtp.errors import UserError
 from minimtp.model.tokenizer import PROBES, same_tokens
-from minimtp.training.data.byte_tokenizer import ByteTokenizer
 from minimtp.training.data.corpus import open_corpus
-from minimtp.training.data.file_tokenizer import ORDINARY, FileTokenizer
-from minimtp.training.data.spellings import byte_spellings
-from minimtp.training.data.tokenizer import open_tokenizer, tokenizer_from_dict
-from minimtp.training.data.tokenizer_content import TokenizerSettings
+from minimtp.training.tokenizers.byte_tokenizer import ByteTokenizer
+from minimtp.training.tokenizers.content import TokenizerSettings
+from minimtp.training.tokenizers.file_tokenizer import ORDINARY, FileTokenizer
+from minimtp.training.tokenizers.spellings import byte_spellings
+from minimtp.training.tokenizers.tokenizer import open_tokenizer, tokenizer_from_dict
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("tokenizers") is None, reason="needs the extra interop (tokenizers)"

@@ -6,15 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minimtp.plan import speculation
-from minimtp.plan.measured import MeasuredCost, PassTimes
-from minimtp.plan.speculation import (
+from minimtp.plan.costs import speculation
+from minimtp.plan.costs.speculation import (
     Acceptance,
     best_round,
     constant_acceptance,
     largest_gaining_batch,
     round_of,
 )
+from minimtp.plan.measured import MeasuredCost, PassTimes
 
 FREE = MeasuredCost(PassTimes({1: 1.0, 100: 1.0}), drafted=(1.0,) * 15)  # any number of rows
 LINEAR = MeasuredCost(PassTimes({1: 1.0, 2: 2.0}), drafted=(1.0,) * 15)  # a row is a pass
