@@ -17,7 +17,7 @@ import pytest
 import minimtp
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
-from tests.odd_values import ALIKE, ODD, Unprintable
+from tests.helpers.odd_values import ALIKE, ODD, Unprintable
 
 PROMPT = "the fox"
 

@@ -1,6 +1,6 @@
 r"""Exercises of lesson 7. Fill in the bodies, then run:
 
-pytest --mine tests/kernels/test_encode_q8_0.py \
+pytest --mine tests/kernels/rounding/test_encode_q8_0.py \
     tests/quant/test_bit_packing.py \
     tests/quant/ptq/test_gptq.py
 """

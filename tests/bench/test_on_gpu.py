@@ -21,7 +21,7 @@ from minimtp.quant.ptq.methods import round_to_nearest
 from minimtp.training import presets
 from minimtp.training.build import build_model
 from minimtp.training.recipe import PRECISIONS
-from tests.tolerances import COMPARISONS, assert_close
+from tests.helpers.tolerances import COMPARISONS, assert_close
 
 pytestmark = pytest.mark.usefixtures("cuda_sources")
 

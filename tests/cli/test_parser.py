@@ -21,7 +21,7 @@ from minimtp.training.build import MODEL_SETTINGS
 from minimtp.training.presets import fine_tuning, head_training, preset
 from minimtp.training.recipe import SETTINGS, Recipe
 from tests.cli.helpers import python
-from tests.strategies import recipes
+from tests.helpers.strategies import recipes
 
 
 def commands(parser=None, name=""):

@@ -10,7 +10,7 @@ from minimtp.decode.options import GenerationOptions, start_generation
 from minimtp.decode.sampling.params import SamplingParams
 from minimtp.decode.states import DecodingStates
 from minimtp.errors import UserError
-from tests.table_models import TableTarget, greedy_text
+from tests.helpers.table_models import TableTarget, greedy_text
 
 prompts = st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=6), min_size=1, max_size=5)
 

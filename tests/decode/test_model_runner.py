@@ -20,8 +20,8 @@ from minimtp.model.transformer import Transformer
 from minimtp.quant.ptq.methods import round_to_nearest
 from minimtp.quant.qat.prepare import prepare_qat
 from minimtp.quant.qat.spec import QuantizationSpec
+from tests.helpers.strategies import tree_forms
 from tests.model.cases import FAMILIES
-from tests.strategies import tree_forms
 
 needs_numba = pytest.mark.skipif(
     kernels.describe()[0] != "cpu",

@@ -5,8 +5,8 @@ import pytest
 from minimtp.decode.options import GenerationOptions, start_generation
 from minimtp.decode.sampling.params import GREEDY
 from minimtp.errors import UserError
-from tests.table_drafters import constant_drafter
-from tests.table_models import TableTarget
+from tests.helpers.table_drafters import constant_drafter
+from tests.helpers.table_models import TableTarget
 
 
 @pytest.mark.parametrize(

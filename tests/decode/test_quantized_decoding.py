@@ -29,9 +29,9 @@ from minimtp.training.presets import preset
 from minimtp.training.quantize import quantize
 from minimtp.training.run.train import train
 from tests.decode.drafters.helpers import DEPTH, SHAPE, model_with, trained_draft
-from tests.heads import KINDS
+from tests.helpers.heads import KINDS
+from tests.helpers.strategies import tree_forms
 from tests.kernels.both import needs_numba
-from tests.strategies import tree_forms
 
 SPECS = {
     "one scale per token": QuantizationSpec(activations="int8-token"),

@@ -24,7 +24,7 @@ from minimtp.model.loaded import LoadedModel
 from minimtp.model.rotary import Rotary
 from tests.decode.drafters.helpers import SHAPE, model_with
 from tests.decode.test_decoder import ByteNumbers
-from tests.heads import KINDS
+from tests.helpers.heads import KINDS
 
 DRAFTS = [*KINDS, "ngram", "none", "model", "function", "tree"]
 PROMPTS = [bytes([7 * n % SHAPE.vocabulary_size, n, 3]) for n in range(8)]

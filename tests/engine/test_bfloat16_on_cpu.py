@@ -16,8 +16,8 @@ from minimtp.training.run import checkpoint
 from minimtp.training.run.start import Start
 from minimtp.training.run.train import train
 from minimtp.training.trainer import Trainer
+from tests.helpers.tolerances import COMPARISONS, assert_close, matmul_bound
 from tests.on_gpu.cases import random_corpus
-from tests.tolerances import COMPARISONS, assert_close, matmul_bound
 
 CPU = choose_device("cpu")
 few = settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])

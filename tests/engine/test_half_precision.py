@@ -22,8 +22,8 @@ from minimtp.quant.ptq.methods import METHODS, quantize_after_training, round_to
 from minimtp.quant.qat.convert import convert, restore
 from minimtp.quant.qat.prepare import add_learned_step_parameters, prepare_qat
 from minimtp.quant.qat.spec import QuantizationSpec
+from tests.helpers.tolerances import COMPARISONS, assert_close
 from tests.on_gpu.cases import equal_up_to_a_tie, model_with, moved
-from tests.tolerances import COMPARISONS, assert_close
 
 HALVES = QuantizationSpec(weights="f16", embedding="f16", heads="f16")
 weights = st.integers(0, 2**32).map(lambda seed: _weights(seed))

@@ -16,8 +16,8 @@ from minimtp.training import presets
 from minimtp.training.loss_scale import FIRST, PATIENCE, LossScale
 from minimtp.training.recipe import PRECISIONS
 from minimtp.training.trainer import Trainer
+from tests.helpers.tolerances import COMPARISONS, assert_close, matmul_bound
 from tests.on_gpu.cases import random_corpus
-from tests.tolerances import COMPARISONS, assert_close, matmul_bound
 
 pytestmark = pytest.mark.usefixtures("cuda_sources")
 few = settings(

@@ -1,6 +1,6 @@
 """Wrong solutions of the exercises, which their tests must reject, and right ones they must accept.
 
-`lessonNN.py` holds `EXERCISES`, the solutions by the number of the exercise in the lesson's text:
+`lessons/lessonNN.py` holds `EXERCISES`, the solutions by the number of the exercise in the text:
 
     EXERCISES = {1: Solutions(right={name: source, ...}, wrong={name: source, ...}), ...}
 
@@ -55,11 +55,11 @@ def changed(source: str, *edits: tuple[str, str]) -> str:
 
 
 def solutions(lesson: int) -> dict[int, Solutions]:
-    return importlib.import_module(f"{__name__}.lesson{lesson:02d}").EXERCISES
+    return importlib.import_module(f"{__name__}.lessons.lesson{lesson:02d}").EXERCISES
 
 
 def lessons_with_solutions() -> list[int]:
-    return sorted(int(path.stem[6:]) for path in Path(__file__).parent.glob("lesson??.py"))
+    return sorted(int(path.stem[6:]) for path in Path(__file__).parent.glob("lessons/lesson??.py"))
 
 
 def exercises(lesson: int) -> list[Exercise]:

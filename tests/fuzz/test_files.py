@@ -1,7 +1,7 @@
 """Mutants of the files that minimtp reads back: the right result, or one sentence with the name.
 
 Caches and logs are read as far as they are intact. A damaged file of the user's is refused.
-`tests/kernels/test_kernel_cache.py` does the same with Numba's cache.
+`tests/kernels/compiler/test_kernel_cache.py` does the same with Numba's cache.
 """
 
 import argparse

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from minimtp.backend import numpy as np
 from minimtp.kernels import plain
 from minimtp.kernels.plain.cache import KEY_PANEL, key_panels
+from tests.helpers.tolerances import KERNELS, assert_close
 from tests.kernels.both import cpu, each_kernel, needs_numba, normal
 from tests.kernels.samples import results, samples, terms
-from tests.tolerances import KERNELS, assert_close
 
 
 @each_kernel

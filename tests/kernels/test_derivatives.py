@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from minimtp.backend import numpy as np
 from minimtp.kernels import plain
-from tests.tolerances import COMPARISONS, assert_close
+from tests.helpers.tolerances import COMPARISONS, assert_close
 
 
 def slope(function, x, direction, step=1e-6):

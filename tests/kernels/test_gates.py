@@ -1,8 +1,8 @@
 """The SwiGLU kernel."""
 
 from minimtp.backend import numpy as np
+from tests.helpers.tolerances import COMPARISONS, assert_close
 from tests.kernels.both import each_kernel
-from tests.tolerances import COMPARISONS, assert_close
 
 
 @each_kernel

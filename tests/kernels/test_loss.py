@@ -4,8 +4,8 @@ import pytest
 
 from minimtp.backend import numpy as np
 from minimtp.kernels import plain
+from tests.helpers.tolerances import COMPARISONS, KERNELS, assert_close
 from tests.kernels.both import each_kernel, normal
-from tests.tolerances import COMPARISONS, KERNELS, assert_close
 
 
 @each_kernel

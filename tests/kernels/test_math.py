@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minimtp.backend import numpy as np
+from tests.helpers.tolerances import COMPARISONS, assert_close
 from tests.kernels.both import cpu, needs_numba
-from tests.tolerances import COMPARISONS, assert_close
 
 
 @needs_numba

@@ -3,8 +3,8 @@
 import pytest
 
 from minimtp.backend import numpy as np
+from tests.helpers.tolerances import COMPARISONS, assert_close
 from tests.kernels.both import each_kernel, normal
-from tests.tolerances import COMPARISONS, assert_close
 
 
 @each_kernel

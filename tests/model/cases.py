@@ -8,7 +8,7 @@ from minimtp.model.config import ModelConfig
 from minimtp.model.heads import MultiTokenModel
 from minimtp.model.loss import evaluate_losses
 from minimtp.model.transformer import Transformer
-from tests import heads
+from tests.helpers import heads
 
 SHAPE = ModelConfig(
     vocabulary_size=11,

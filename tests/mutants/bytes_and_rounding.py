@@ -3,7 +3,7 @@
 from minimtp.backend import array_module
 from minimtp.kernels import plain
 from minimtp.quant.bit_packing import pack4
-from tests.kernels import test_quantize
+from tests.kernels.rounding import test_quantize
 from tests.mutants import mutant
 from tests.quant import test_bit_packing, test_packing
 from tests.quant.grids import test_rounding

@@ -16,8 +16,8 @@ from minimtp.quant.qat.prepare import prepare_qat
 from minimtp.quant.qat.spec import QuantizationSpec
 from minimtp.training.data.corpus import Corpus
 from tests import strict_cupy
-from tests.heads import heads_of
-from tests.tolerances import COMPARISONS, allowed, assert_close
+from tests.helpers.heads import heads_of
+from tests.helpers.tolerances import COMPARISONS, allowed, assert_close
 
 CONFIG = ModelConfig(
     vocabulary_size=61,
@@ -35,8 +35,8 @@ def model_with(kind, seed=3):
     """Return a model with heads of this kind, and no parameter at its initial value. Blocks that
     start at zero would hide mistakes.
 
-    kind: one of KINDS (tests/heads.py), "limited" (a token-conditioned head that drafts every third
-    token) or "none".
+    kind: one of KINDS (tests/helpers/heads.py), "limited" (a token-conditioned head that drafts
+    every third token) or "none".
     """
     rng = np.random.default_rng(seed)
     model = trunk = Transformer(CONFIG, rng)

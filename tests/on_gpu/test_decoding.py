@@ -20,7 +20,7 @@ from minimtp.decode.sampling.params import SamplingParams
 from minimtp.decode.states import DecodingStates
 from minimtp.engine.module import replicate
 from minimtp.errors import UserError
-from tests.heads import KINDS, WITH_LAYERS
+from tests.helpers.heads import KINDS, WITH_LAYERS
 from tests.on_gpu.cases import (
     CONFIG,
     FORMATS,

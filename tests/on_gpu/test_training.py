@@ -9,8 +9,8 @@ from minimtp.training.data.batches import Batches
 from minimtp.training.evaluate import evaluate_model
 from minimtp.training.trainer import Trainer
 from tests import strict_cupy
+from tests.helpers.tolerances import COMPARISONS, assert_close
 from tests.on_gpu.cases import assert_same, count_traffic, moved, random_corpus, with_both_kernels
-from tests.tolerances import COMPARISONS, assert_close
 
 FEATURES = {
     "standard": {},

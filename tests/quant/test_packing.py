@@ -22,7 +22,7 @@ from minimtp.quant.grids import (
     grid_named,
 )
 from minimtp.quant.grids.codebook import NF4Grid
-from tests.strategies import codes_and_scales, matrices_for, uniform_grids, weight_matrices
+from tests.helpers.strategies import codes_and_scales, matrices_for, uniform_grids, weight_matrices
 
 each_grid = pytest.mark.parametrize("grid", GRIDS.values(), ids=str)
 each_grid_with_one_scale = pytest.mark.parametrize("grid", [Q4_0, Q5_0, Q8_0], ids=str)

@@ -17,8 +17,8 @@ from minimtp.quant.ptq.hqq import hqq
 from minimtp.quant.qat import learned
 from minimtp.quant.qat import start_steps as start
 from minimtp.quant.qat.kv_cache import fake_quantize_rows
+from tests.helpers.tolerances import COMPARISONS, assert_close
 from tests.quant.ptq.cases import arrays_of, moment, normal_weights
-from tests.tolerances import COMPARISONS, assert_close
 
 NAMES = "q4_0", "q4_1", "int3-restricted-g32"
 X, GRADIENT = normal_weights(4, 64), normal_weights(4, 64, seed=2)

@@ -9,8 +9,8 @@ from minimtp.decode.rules.block import block_rule
 from minimtp.decode.rules.matching import matching_rule
 from minimtp.decode.rules.residual import one_hot, residual_distribution
 from minimtp.decode.rules.token import token_rule
+from tests.decode.rules.rule_properties import chain_round, most_probable
 from tests.rule_mutants import with_names
-from tests.rule_properties import chain_round, most_probable
 
 
 def a_rejected_draft_is_replaced_by_a_sample_from_p(p, q):

@@ -9,8 +9,8 @@ from minimtp.decode.rules.block import traversal
 from minimtp.decode.rules.residual import residual_distribution
 from minimtp.decode.rules.token import recursive_rejection
 from minimtp.decode.rules.tree import Tree
+from tests.decode.rules.rule_properties import most_probable, one_draft, tree_round
 from tests.rule_mutants import with_names
-from tests.rule_properties import most_probable, one_draft, tree_round
 
 FORM = [0, 1, 2, 2, 1]
 

@@ -3,7 +3,7 @@
 import ctypes
 
 from minimtp.backend import numpy as np
-from tests import cuda_on_host
+from tests.helpers import cuda_on_host
 from tests.strict_cupy import recording
 from tests.strict_cupy.arrays import ndarray
 from tests.strict_cupy.recording import CaptureError, Refused

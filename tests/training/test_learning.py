@@ -8,7 +8,7 @@ from minimtp.backend import numpy as np
 from minimtp.kernels import plain
 from minimtp.training import schedule
 from minimtp.training.recipe import Recipe
-from tests.strategies import recipes
+from tests.helpers.strategies import recipes
 
 
 def test_the_gradient_of_cross_entropy_is_the_probabilities_minus_one_hot_targets(own):

@@ -18,7 +18,7 @@ from minimtp.training.build import MODEL_SETTINGS, build_model
 from minimtp.training.presets import PRESETS, fine_tuning, head_training, preset
 from minimtp.training.recipe import HIDDEN_BY_DEFAULT, SETTINGS, Recipe
 from minimtp.training.settings import GROUPS, Range, kind_of
-from tests.strategies import recipes
+from tests.helpers.strategies import recipes
 
 RANGES = {
     name: s.metadata["allowed"]

@@ -1,4 +1,4 @@
-"""Store llama.cpp's logits of the models in tests/formats/gguf/llama_cases.py, as we export them.
+"""Store llama.cpp's logits of the models in tests/formats/gguf/llama_cpp/cases.py, as exported.
 
 MINIMTP_LLAMA_CPP_PYTHON=/path/to/python python tests/vectors/make_llama_cpp.py
 """
@@ -15,7 +15,7 @@ sys.modules["tests"].__path__ = [str(ROOT / "tests")]
 from minimtp.backend import numpy as np  # noqa: E402
 from minimtp.bench.baselines.llama_cpp.decoder import decoder_of  # noqa: E402
 from minimtp.bench.baselines.llama_cpp.process import find_llama  # noqa: E402
-from tests.formats.gguf.llama_cases import CASES, COLUMNS, ROWS, TOKENS, model_of  # noqa: E402
+from tests.formats.gguf.llama_cpp.cases import CASES, COLUMNS, ROWS, TOKENS, model_of  # noqa: E402
 
 
 def logits(name: str, grid: str) -> np.ndarray:

@@ -12,7 +12,7 @@ from minimtp.bench.decode.prompts import Sizes
 from minimtp.cli import main
 from minimtp.errors import UserError
 from tests.bench.baselines.llama_cpp.test_process import library
-from tests.table_models import TableTarget
+from tests.helpers.table_models import TableTarget
 
 assert library  # a fixture
 

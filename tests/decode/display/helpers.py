@@ -11,7 +11,7 @@ from minimtp.decode.display.trace import Trace
 from minimtp.decode.drafters.function import FunctionDrafter
 from minimtp.decode.drafters.tree_growth import grow
 from minimtp.decode.options import GenerationOptions, start_generation
-from tests.table_models import TableTarget, greedy_text
+from tests.helpers.table_models import TableTarget, greedy_text
 
 ROOT = Path(minimtp.__file__).resolve().parent.parent
 ODD = [

@@ -12,7 +12,7 @@ from minimtp.decode.drafters.function import FunctionDrafter
 from minimtp.decode.options import GenerationOptions, start_generation
 from minimtp.decode.round import Round
 from minimtp.decode.statistics import Statistics
-from tests.table_models import TableTarget, greedy_text
+from tests.helpers.table_models import TableTarget, greedy_text
 
 
 class Letters:

@@ -17,7 +17,7 @@ from minimtp.decode.options import GenerationOptions, start_generation
 from minimtp.errors import UserError
 from minimtp.files import check_file
 from tests.decode.display.helpers import ODD, ROOT, letters, spell, traced, traced_trees
-from tests.table_models import TableTarget, greedy_text
+from tests.helpers.table_models import TableTarget, greedy_text
 
 
 class Reader(HTMLParser):

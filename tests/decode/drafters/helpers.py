@@ -8,7 +8,7 @@ from minimtp.engine.tensor import no_grad
 from minimtp.model.config import ModelConfig
 from minimtp.model.heads import MultiTokenModel
 from minimtp.model.transformer import Transformer
-from tests.heads import heads_of
+from tests.helpers.heads import heads_of
 
 SHAPE = ModelConfig(
     vocabulary_size=40,

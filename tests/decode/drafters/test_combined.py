@@ -13,8 +13,8 @@ from minimtp.decode.policy.registry import make_policy
 from minimtp.decode.rules.greedy import Greedy
 from minimtp.decode.sampling.params import SamplingParams
 from minimtp.decode.states import DecodingStates
-from tests.table_drafters import CheckingDrafter, guessing_drafter
-from tests.table_models import TableTarget
+from tests.helpers.table_drafters import CheckingDrafter, guessing_drafter
+from tests.helpers.table_models import TableTarget
 
 KINDS = len(LENGTHS)
 

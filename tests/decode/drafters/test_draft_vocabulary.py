@@ -24,8 +24,8 @@ from minimtp.model.heads import MultiTokenModel
 from minimtp.model.transformer import Transformer
 from minimtp.quant.ptq.methods import round_to_nearest
 from minimtp.quant.qat.spec import QuantizationSpec
-from tests.heads import WITH_LAYERS, heads_of
-from tests.table_models import every_outcome, exact_distribution, total_variation
+from tests.helpers.heads import WITH_LAYERS, heads_of
+from tests.helpers.table_models import every_outcome, exact_distribution, total_variation
 
 PROMPT, DEPTH = [1, 0, 2], 4
 KINDS = ["token_conditioned", WITH_LAYERS, "eagle3"]

@@ -21,7 +21,7 @@ from minimtp.quant.ptq.methods import round_to_nearest
 from minimtp.quant.qat.prepare import prepare_qat
 from minimtp.quant.qat.spec import QuantizationSpec
 from tests.decode.drafters.helpers import DEPTH, SHAPE, model_with, trained_draft
-from tests.heads import KINDS
+from tests.helpers.heads import KINDS
 
 
 def trained_logits(model, tokens, path):

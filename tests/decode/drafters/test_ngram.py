@@ -7,7 +7,7 @@ from minimtp.backend import numpy as np
 from minimtp.decode.drafters.ngram import NgramDrafter
 from minimtp.decode.options import GenerationOptions, start_generation
 from minimtp.decode.sampling.params import SamplingParams
-from tests.table_models import TableTarget, greedy_text
+from tests.helpers.table_models import TableTarget, greedy_text
 
 
 def drafts_after(drafter, tokens, depth=8):

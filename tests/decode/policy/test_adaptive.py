@@ -11,7 +11,7 @@ from minimtp.decode.options import GenerationOptions, start_generation
 from minimtp.decode.policy.adaptive import MAX_CREDIT, MIN_ROUNDS, TRIAL, AdaptivePolicy
 from minimtp.decode.sampling.params import SamplingParams
 from minimtp.decode.statistics import Statistics
-from tests.table_models import TableTarget, greedy_text
+from tests.helpers.table_models import TableTarget, greedy_text
 
 MAX_DRAFTS = 8
 

@@ -7,7 +7,7 @@ import pytest
 from minimtp.backend import numpy as np
 from minimtp.decode.policy import cost
 from minimtp.decode.policy.cost import MEASURED, Costs, measure
-from tests.table_models import TableTarget
+from tests.helpers.table_models import TableTarget
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ from minimtp.decode.rules.tree import Tree
 from minimtp.decode.sampling.gumbel_noise import GumbelNoise
 from minimtp.decode.sampling.params import SamplingParams
 from minimtp.errors import UserError
-from tests.rule_properties import (
+from tests.decode.rules.rule_properties import (
     DEPTH,
     PAIRS,
     chain_round,
@@ -29,7 +29,7 @@ from tests.rule_properties import (
     most_probable,
     not_called,
 )
-from tests.table_models import every_outcome
+from tests.helpers.table_models import every_outcome
 
 # Sums of some thousand float64 products: an exact rule has an error of about 1e-16, a wrong one of
 # 1e-2.

@@ -14,9 +14,9 @@ from minimtp.decode.rules.token import TokenRule, token_rule
 from minimtp.decode.sampling.params import SamplingParams
 from minimtp.decode.sampling.random_source import SeededRandomSource
 from minimtp.kernels import plain
+from tests.decode.rules.rule_properties import PAIRS, continuations, target_distribution
+from tests.helpers.table_models import total_variation
 from tests.kernels.both import cpu, each_kernel, needs_numba
-from tests.rule_properties import PAIRS, continuations, target_distribution
-from tests.table_models import total_variation
 
 EXACT = 1e-12  # as in test_chains.py
 LAST = np.nextafter(1.0, 0.0)  # the largest point

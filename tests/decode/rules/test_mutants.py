@@ -4,8 +4,8 @@ import inspect
 
 import pytest
 
+from tests.decode.rules.rule_properties import PAIRS, distance_to_target
 from tests.rule_mutants import chains, trees
-from tests.rule_properties import PAIRS, distance_to_target
 
 MUTANTS = [
     function

@@ -21,7 +21,7 @@ from minimtp.decode.rules.tree import Tree
 from minimtp.decode.sampling.gumbel_noise import GumbelNoise
 from minimtp.decode.sampling.params import SamplingParams
 from minimtp.decode.sampling.random_source import SeededRandomSource
-from tests.rule_properties import (
+from tests.decode.rules.rule_properties import (
     PAIRS,
     chain_round,
     distance_to_target,
@@ -32,7 +32,7 @@ from tests.rule_properties import (
     text_distribution,
     tree_round,
 )
-from tests.strategies import tree_forms
+from tests.helpers.strategies import tree_forms
 
 EXACT = 1e-12  # as in test_chains.py
 RULES = pytest.mark.parametrize(

@@ -12,14 +12,14 @@ from minimtp.backend import numpy as np
 from tests.formats.eagle3.cases import loaded, model_of
 from tests.formats.eagle3.llama import LLAMA_CASES, digest, ours, stored_logits
 from tests.formats.gguf.helpers import needs_gguf, needs_llama
-from tests.formats.gguf.test_llama_vectors import TOLERANCES
+from tests.formats.gguf.llama_cpp.test_vectors import TOLERANCES
 
 STORED = np.load(Path(__file__).parents[2] / "vectors" / "llama_cpp_eagle3.npz")
 each_case = pytest.mark.parametrize("case", LLAMA_CASES)
 
 
 def assert_close(found, case):
-    """Relative to the largest logit, as for models (tests/formats/gguf/test_llama_vectors.py)."""
+    """Relative to the largest logit, as in tests/formats/gguf/llama_cpp/test_vectors.py."""
     expected, tolerance = STORED[case], TOLERANCES["f16" if case == "f16" else "f32"]
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * np.abs(expected).max())
 

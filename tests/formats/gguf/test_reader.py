@@ -21,7 +21,7 @@ from minimtp.training.build import build_model
 from minimtp.training.presets import preset
 from tests.formats.gguf.helpers import BYTES, needs_gguf
 from tests.formats.gguf.raw import Tensor, contents, file_bytes
-from tests.strategies import models
+from tests.helpers.strategies import models
 
 
 @needs_gguf

@@ -24,7 +24,7 @@ from minimtp.quant.qat.spec import QuantizationSpec
 from minimtp.training.build import build_model
 from minimtp.training.presets import preset
 from tests.formats.gguf.helpers import BYTES, check_tensors, needs_gguf, written
-from tests.strategies import models
+from tests.helpers.strategies import models
 
 
 @needs_gguf

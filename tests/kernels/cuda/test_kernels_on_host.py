@@ -22,10 +22,10 @@ from minimtp.kernels.cuda import packed_linear as cuda_products
 from minimtp.kernels.cuda import source as cuda_source
 from minimtp.kernels.ggml import blocks, five_bits
 from minimtp.kernels.plain.cache import KEY_PANEL, key_panels
+from tests.helpers.strategies import matmul_sizes, weight_matrices
+from tests.helpers.tolerances import COMPARISONS, KERNELS, assert_close
 from tests.kernels.both import normal
 from tests.kernels.samples import results, samples, terms
-from tests.strategies import matmul_sizes, weight_matrices
-from tests.tolerances import COMPARISONS, KERNELS, assert_close
 
 pytestmark = pytest.mark.usefixtures("cuda_sources")
 few = settings(

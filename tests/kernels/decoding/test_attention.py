@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from minimtp.backend import numpy as np
 from minimtp.kernels import plain
 from minimtp.kernels.plain.cache import KEY_PANEL, joined_panels, key_panels
+from tests.helpers.tolerances import COMPARISONS, assert_close
 from tests.kernels.both import each_kernel, normal
-from tests.tolerances import COMPARISONS, assert_close
 
 
 @pytest.fixture

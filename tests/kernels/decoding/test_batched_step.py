@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from minimtp.backend import numpy as np
 from minimtp.kernels import plain
 from minimtp.kernels.plain.cache import KEY_PANEL, key_panels
+from tests.helpers.tolerances import COMPARISONS, assert_close
 from tests.kernels.both import (
     CHANNELS,
     FAMILIES,
@@ -21,7 +22,6 @@ from tests.kernels.both import (
     prepared,
     random_weights,
 )
-from tests.tolerances import COMPARISONS, assert_close
 
 LAYERS, PLACES, ROOM, VOCABULARY = 2, 4, 40, 70
 

@@ -10,6 +10,8 @@ from minimtp.decode.rules.tree import Tree
 from minimtp.kernels import plain
 from minimtp.kernels.plain.cache import joined_panels
 from minimtp.kernels.plain.decoding.block import TreeArrays, stretches
+from tests.helpers.strategies import tree_forms
+from tests.helpers.tolerances import COMPARISONS, assert_close
 from tests.kernels.both import (
     CHANNELS,
     FAMILIES,
@@ -29,8 +31,6 @@ from tests.kernels.both import (
     run_block,
     trunk_step_input,
 )
-from tests.strategies import tree_forms
-from tests.tolerances import COMPARISONS, assert_close
 
 
 @needs_numba

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from minimtp.backend import numpy as np
 from minimtp.kernels import plain
 from minimtp.kernels.plain.decoding.gated_head import PreparedFeedForward
+from tests.helpers.tolerances import COMPARISONS, assert_close
 from tests.kernels.both import WIDTH, cpu, each_format, each_kernel, needs_numba, normal, prepared
-from tests.tolerances import COMPARISONS, assert_close
 
 INNER = 96  # of a feed-forward part
 

@@ -9,6 +9,7 @@ from minimtp.kernels import plain
 from minimtp.kernels.plain.cache import KEY_PANEL, as_stored, decoded, key_panels
 from minimtp.kernels.plain.decoding.block import TreeArrays
 from minimtp.quant.qat.kv_cache import encode_rows
+from tests.helpers.tolerances import COMPARISONS, assert_close
 from tests.kernels.both import (
     GROUPS,
     HAS_NUMBA,
@@ -20,7 +21,6 @@ from tests.kernels.both import (
     random_trunk,
     trunk_step_input,
 )
-from tests.tolerances import COMPARISONS, assert_close
 
 if HAS_NUMBA:
     from minimtp.kernels.cpu.decoding.attention import attend

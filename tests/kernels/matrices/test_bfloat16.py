@@ -11,9 +11,9 @@ from minimtp import kernels
 from minimtp.backend import numpy as np
 from minimtp.kernels import plain
 from minimtp.kernels.plain.bfloat16 import round_to_bfloat16
+from tests.helpers.strategies import LAYOUTS, laid_out, matmul_operands
+from tests.helpers.tolerances import COMPARISONS, assert_close
 from tests.kernels.both import HAS_NUMBA, each_kernel, needs_numba, normal
-from tests.strategies import LAYOUTS, laid_out, matmul_operands
-from tests.tolerances import COMPARISONS, assert_close
 
 MIN_NORMAL = 2.0**-126
 each_layout = pytest.mark.parametrize("transposed", LAYOUTS, ids=str)

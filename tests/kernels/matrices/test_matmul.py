@@ -7,8 +7,8 @@ from minimtp import kernels
 from minimtp.backend import numpy as np
 from minimtp.kernels import plain
 from minimtp.kernels.cpu.matrices.gemm import FAR
-from tests.strategies import LAYOUTS, laid_out, matmul_operands
-from tests.tolerances import COMPARISONS, assert_close
+from tests.helpers.strategies import LAYOUTS, laid_out, matmul_operands
+from tests.helpers.tolerances import COMPARISONS, assert_close
 
 cpu = kernels.for_array(np.zeros(1, np.float32))
 

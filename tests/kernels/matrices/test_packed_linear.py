@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from minimtp.backend import numpy as np
 from minimtp.kernels import plain
 from minimtp.kernels.ggml.integer_products import group_sums
+from tests.helpers.strategies import matmul_sizes
+from tests.helpers.tolerances import COMPARISONS, assert_close
 from tests.kernels.both import (
     FORMATS,
     cpu,
@@ -19,8 +21,6 @@ from tests.kernels.both import (
     prepared,
     rounded,
 )
-from tests.strategies import matmul_sizes
-from tests.tolerances import COMPARISONS, assert_close
 
 CODES = {
     "q4_0": (-8, 7), "q4_1": (0, 15), "q5_0": (-16, 15), "q5_1": (0, 31), "q8_0": (-127, 127),

@@ -14,9 +14,9 @@ from minimtp.decode.round import Round, speculative_round
 from minimtp.decode.rules.greedy import Greedy
 from minimtp.decode.rules.residual import block_acceptance, probability_ratio, residual_distribution
 from minimtp.decode.rules.token import token_rule
+from tests.helpers.table_models import every_outcome
 from tests.lessons.helpers import text
 from tests.lessons.worked.reading import row
-from tests.table_models import every_outcome
 
 PAGE = text(6)
 SECTION = re.search(r"^## By hand$(.*?)^## ", PAGE, re.MULTILINE | re.DOTALL)[1]

@@ -18,8 +18,8 @@ from minimtp.model.transformer import Transformer
 from minimtp.training import schedule
 from minimtp.training.evaluate import teacher_forced_acceptance
 from minimtp.training.recipe import Recipe
+from tests.helpers.strategies import recipes
 from tests.model.cases import SHAPE, tokens
-from tests.strategies import recipes
 
 
 def test_the_gated_step_moves_a_state_as_far_as_its_gate_is_open(own):

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from minimtp.backend import numpy as np
 from tests.grid_properties import GRIDS, PROPERTIES, NotApplicable, broken_properties
-from tests.strategies import matrices_for, uniform_grids
+from tests.helpers.strategies import matrices_for, uniform_grids
 
 each_true_property = pytest.mark.parametrize(
     "prop",

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from minimtp.backend import numpy as np
 from minimtp.quant.grids.scales import has_step_and_minimum, map_scales, stretched
 from tests.grid_properties import GRIDS
-from tests.strategies import matrices_for, uniform_grids
+from tests.helpers.strategies import matrices_for, uniform_grids
 
 each_grid = pytest.mark.parametrize("grid", GRIDS, ids=str)
 

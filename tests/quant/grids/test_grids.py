@@ -7,7 +7,7 @@ from minimtp import kernels
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
 from minimtp.quant.grids import GRIDS, Q4_0, Q8_0, grid_named
-from tests.strategies import weight_matrices
+from tests.helpers.strategies import weight_matrices
 
 each_grid = pytest.mark.parametrize("grid", GRIDS.values(), ids=str)
 each_kernel = pytest.mark.parametrize("kernel", ["plain", "auto"])

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from minimtp.backend import numpy as np
 from minimtp.quant.grids import Q4_0, grid_named
 from minimtp.quant.grids.scale_search import group_errors, search_scales
+from tests.helpers.strategies import weight_matrices
 from tests.quant.ptq.cases import arrays_of, each_grid, normal_weights, same
-from tests.strategies import weight_matrices
 
 
 @each_grid

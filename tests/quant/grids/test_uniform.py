@@ -12,7 +12,7 @@ from minimtp.quant.grids import MASKS, UniformGrid, grid_named
 from minimtp.quant.grids.rounding import half_away, half_up, stochastic
 from minimtp.quant.grids.scales import group_total, map_scales, put_group
 from minimtp.quant.grids.uniform import POLICIES, AffineScales
-from tests.strategies import ragged_matrices, uniform_grids
+from tests.helpers.strategies import ragged_matrices, uniform_grids
 from tests.vectors.ggml_cases import bell
 
 

@@ -13,7 +13,7 @@ from minimtp.model.heads import MultiTokenModel
 from minimtp.model.loss import evaluate_losses
 from minimtp.model.transformer import Transformer
 from minimtp.quant.grids import grid_named
-from tests.heads import KINDS, heads_of
+from tests.helpers.heads import KINDS, heads_of
 
 SHAPE = ModelConfig(
     vocabulary_size=11,

@@ -9,7 +9,7 @@ from minimtp.quant.ptq.calibration import CalibratedLinear, Statistics, calibrat
 from minimtp.quant.ptq.gptq import output_error
 from minimtp.quant.qat.prepare import prepare_qat
 from minimtp.quant.qat.spec import QuantizationSpec
-from tests.heads import KINDS, WITH_LAYERS
+from tests.helpers.heads import KINDS, WITH_LAYERS
 from tests.quant.ptq.cases import build, each_kind, normal_weights, outputs, text
 
 

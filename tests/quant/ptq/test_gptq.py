@@ -10,8 +10,8 @@ from minimtp.quant.grids import Q4_0, grid_named
 from minimtp.quant.grids.scale_search import search_scales
 from minimtp.quant.ptq.gptq import _inverse_factor, gptq, output_error
 from minimtp.quant.ptq.hqq import hqq
+from tests.helpers.strategies import weight_matrices
 from tests.quant.ptq.cases import assert_follows_gptq, each_grid, moment, normal_weights, same
-from tests.strategies import weight_matrices
 
 
 @each_grid

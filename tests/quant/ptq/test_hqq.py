@@ -8,8 +8,8 @@ from minimtp.backend import numpy as np
 from minimtp.errors import UserError
 from minimtp.quant.grids import Q4_0, grid_named
 from minimtp.quant.ptq.hqq import hqq, power_error, shrink
+from tests.helpers.strategies import weight_matrices
 from tests.quant.ptq.cases import HQQ_GRIDS, arrays_of, hqq_of_a_group, normal_weights, same, shrunk
-from tests.strategies import weight_matrices
 
 
 @pytest.mark.parametrize("grid", HQQ_GRIDS, ids=str)

@@ -23,7 +23,7 @@ from minimtp.quant.qat.spec import QuantizationSpec
 from minimtp.training import trainer as training
 from minimtp.training.data.corpus import open_corpus
 from minimtp.training.presets import preset
-from tests import heads
+from tests.helpers import heads
 
 SHAPE = ModelConfig(
     vocabulary_size=11,

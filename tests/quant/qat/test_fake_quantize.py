@@ -12,7 +12,7 @@ from minimtp.errors import UserError
 from minimtp.quant.activations import round_activations
 from minimtp.quant.grids import GRIDS, MASKS, Q4_0, Q5_0, Q8_0
 from minimtp.quant.qat.fake_quantize import FakeQuantize
-from tests.strategies import weight_matrices
+from tests.helpers.strategies import weight_matrices
 
 each_grid = pytest.mark.parametrize("grid", GRIDS.values(), ids=str)
 LEVELS_BELOW_ZERO = {Q4_0: -8, Q5_0: -16}  # the extreme of a group is stored as this code

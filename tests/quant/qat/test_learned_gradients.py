@@ -9,8 +9,8 @@ from minimtp.backend import numpy as np
 from minimtp.engine.tensor import Parameter, Tensor
 from minimtp.quant.grids import grid_named
 from minimtp.quant.qat.learned import FakeQuantizeLearned, encode_learned
+from tests.helpers.strategies import weight_matrices
 from tests.quant.qat.learned_cases import GRIDS, LearnedBound, each_grid, step_count
-from tests.strategies import weight_matrices
 
 # Surrogates are linear in each argument, so a difference has only rounding errors, about 1e-16 / H.
 H = 1e-4

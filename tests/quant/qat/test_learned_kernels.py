@@ -11,9 +11,9 @@ from minimtp.backend import numpy as np
 from minimtp.quant.grids import grid_named
 from minimtp.quant.grids.scales import group_total
 from minimtp.quant.qat.learned import FakeQuantizeLearned, encode_learned
+from tests.helpers.strategies import matrices_for
+from tests.helpers.tolerances import ROUNDING
 from tests.kernels.both import needs_numba
-from tests.strategies import matrices_for
-from tests.tolerances import ROUNDING
 
 WITH_STEPS = (
     "q4_0", "q5_0", "q8_0", "nf4-g16", "nf4-channel", "ternary-g8", "ternary-tensor",

@@ -16,8 +16,8 @@ from minimtp.quant.qat.learned import (
     first_log_steps_and_offsets,
     learned_gradients,
 )
+from tests.helpers.strategies import weight_matrices
 from tests.quant.qat.learned_cases import GRIDS, each_grid, step_count
-from tests.strategies import weight_matrices
 
 
 @each_grid

@@ -15,7 +15,7 @@ from minimtp.quant.grids import MASKS, Q4_0, grid_named
 from minimtp.quant.qat.convert import convert
 from minimtp.quant.qat.prepare import prepare_qat
 from minimtp.quant.qat.spec import SCALES, QuantizationSpec
-from tests.heads import OWN_OUTPUT, WITH_LAYERS
+from tests.helpers.heads import OWN_OUTPUT, WITH_LAYERS
 from tests.quant.qat.cases import (
     SHAPE,
     SPEC,

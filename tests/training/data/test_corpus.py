@@ -12,7 +12,7 @@ from minimtp.training.data.corpus import Corpus, open_corpus
 from minimtp.training.data.document_tokens import tokens_of
 from minimtp.training.data.split import fingerprint, is_held_out, split
 from minimtp.training.tokenizers.byte_tokenizer import ByteTokenizer
-from tests.strategies import documents
+from tests.helpers.strategies import documents
 
 
 def counting_corpus(length: int) -> Corpus:

@@ -38,7 +38,7 @@ def place(request, monkeypatch):
     if request.param == "cuda":
         choose_device("cuda")  # without a GPU, fails with the reason
     else:
-        from tests.torch_graphs_on_host import replace_cuda_graphs
+        from tests.helpers.torch_graphs_on_host import replace_cuda_graphs
 
         replace_cuda_graphs(monkeypatch)
     return request.param

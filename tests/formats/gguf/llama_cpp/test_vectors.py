@@ -16,9 +16,9 @@ from minimtp.formats.gguf.writer import write_gguf
 from minimtp.quant.packed_matrix import PackedMatrix
 from minimtp.training.tokenizers.byte_tokenizer import ByteTokenizer
 from tests.formats.gguf.helpers import AsInGgml, needs_gguf, needs_llama
-from tests.formats.gguf.llama_cases import CASES, COLUMNS, ROWS, TOKENS, model_of
+from tests.formats.gguf.llama_cpp.cases import CASES, COLUMNS, ROWS, TOKENS, model_of
 
-STORED = np.load(Path(__file__).parents[2] / "vectors" / "llama_cpp.npz")
+STORED = np.load(Path(__file__).parents[3] / "vectors" / "llama_cpp.npz")
 # Relative to the largest logit. f32: another order of the sums. f16: llama.cpp rounds the inputs to
 # float16. Blocks: it rounds the scales of the inputs to float16, so 2 % of the inputs of the next
 # product get another code, and a code is up to 1/127 of its group. The whole rounding of inputs to

@@ -11,7 +11,7 @@ from minimtp.decode.drafters.function import FunctionDrafter
 from minimtp.decode.options import GenerationOptions, start_generation
 from minimtp.decode.stopping import Stop
 from minimtp.errors import UserError
-from tests.table_models import TableTarget, greedy_text
+from tests.helpers.table_models import TableTarget, greedy_text
 
 SPELLINGS = [b"a", b"b", b"ab", b"ba", b""]  # tokens of one and two bytes, and one without bytes
 

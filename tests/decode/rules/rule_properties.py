@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 
 from minimtp.decode.rules.tree import Tree
-from tests.table_models import every_outcome, total_variation
+from tests.helpers.table_models import every_outcome, total_variation
 
 DEPTH = 3  # drafts in a chain, and maximum depth of a tree
 

@@ -15,8 +15,13 @@ from minimtp.decode.rules.token import TokenRule
 from minimtp.decode.sampling.params import SamplingParams
 from minimtp.decode.states import DecodingStates
 from minimtp.decode.stopping import Stop
-from tests.table_drafters import TableTreeDrafter
-from tests.table_models import TableTarget, every_outcome, exact_distribution, total_variation
+from tests.helpers.table_drafters import TableTreeDrafter
+from tests.helpers.table_models import (
+    TableTarget,
+    every_outcome,
+    exact_distribution,
+    total_variation,
+)
 
 PROMPT = [1, 0, 2]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from minimtp.cli import main
-from tests.cli.environments import COMMANDS, ENVIRONMENTS, LONG_COMMANDS, TRAIN, outcome
+from tests.cli.environments.cases import COMMANDS, ENVIRONMENTS, LONG_COMMANDS, TRAIN, outcome
 from tests.cli.helpers import TEXT
 
 ALL = COMMANDS | LONG_COMMANDS

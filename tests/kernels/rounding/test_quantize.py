@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 from minimtp.backend import numpy as np
 from minimtp.kernels import plain
+from tests.helpers.strategies import weight_matrices
+from tests.helpers.tolerances import ROUNDING
 from tests.kernels.both import cpu, each_kernel, needs_numba
-from tests.strategies import weight_matrices
-from tests.tolerances import ROUNDING
 
 
 @each_kernel

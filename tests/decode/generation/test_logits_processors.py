@@ -16,7 +16,7 @@ from minimtp.decode.rules.token import TokenRule
 from minimtp.decode.sampling.params import SamplingParams
 from minimtp.decode.states import DecodingStates
 from minimtp.errors import UserError
-from tests.table_models import TableTarget, every_outcome, total_variation
+from tests.helpers.table_models import TableTarget, every_outcome, total_variation
 
 PROMPT, VOCABULARY = [1, 0], 3
 

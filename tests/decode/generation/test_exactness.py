@@ -3,7 +3,7 @@ every weight format.
 
 The slow tests use MINIMTP_TEXTS prompts (default: 10):
 
-    MINIMTP_TEXTS=1000 pytest -n0 -s -m slow tests/decode/test_exactness.py
+    MINIMTP_TEXTS=1000 pytest -n0 -s -m slow tests/decode/generation/test_exactness.py
 """
 
 import os
@@ -29,7 +29,7 @@ from minimtp.model.transformer import Transformer
 from minimtp.quant.ptq.methods import round_to_nearest
 from minimtp.training.presets import PRESETS
 from minimtp.training.recipe import Recipe
-from tests.heads import KINDS, heads_of
+from tests.helpers.heads import KINDS, heads_of
 
 CONFIG = ModelConfig(
     vocabulary_size=61,

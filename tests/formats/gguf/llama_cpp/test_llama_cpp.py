@@ -33,7 +33,7 @@ from tests.formats.gguf.helpers import (
     needs_tokenizers,
     unusual_texts,
 )
-from tests.strategies import models
+from tests.helpers.strategies import models
 
 
 @needs_llama
