@@ -84,7 +84,7 @@ class SwiGLU(Op):
     def backward(self, gradient: Array) -> Array:
         rows = gradient.reshape(-1, gradient.shape[-1])  # (M, F)
         result = kernels.for_array(rows).swiglu_backward(rows, self.gate_up)
-        return result.reshape(*gradient.shape[:-1], -1)
+        return result.reshape(*gradient.shape[:-1], 2 * gradient.shape[-1])
 
 
 class GatedUpdate(Op):
@@ -111,7 +111,8 @@ class GatedUpdate(Op):
         dstate, dgate_candidate = kernel.gated_update_backward(
             rows, self.state, self.gate_candidate
         )
-        return dstate.reshape(self.shape), dgate_candidate.reshape(*self.shape[:-1], -1)
+        size = 2 * self.shape[-1]
+        return dstate.reshape(self.shape), dgate_candidate.reshape(*self.shape[:-1], size)
 
 
 class CausalAttention(Op):

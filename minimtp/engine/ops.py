@@ -51,6 +51,8 @@ class Power(Op):
         return a**self.exponent
 
     def backward(self, gradient: Array) -> Array:
+        if self.exponent == 0:
+            return gradient * 0  # not 0 * a**-1, which is NaN at 0
         return gradient * self.exponent * self.a ** (self.exponent - 1)
 
 

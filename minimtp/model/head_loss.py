@@ -79,7 +79,8 @@ def _loss_of_states(
     guides: list[Guide | None],
     weights: np.ndarray,
 ) -> tuple[list[Array], list[Array]]:
-    """Return the losses of some heads, in nats per row, and the gradients of their states.
+    """Return the losses of some heads, in nats per row, and the gradients of their states. A row
+    counts as 0 if its token cannot be drafted, so that the parts of a batch add up.
 
     states: (B, n, D) for each head. targets: (B*n,) for each. guides: for all heads, or None for
     all.
@@ -88,12 +89,9 @@ def _loss_of_states(
     xp, width, size = array_module(rows[0]), model.config.vocabulary_size, len(rows[0])
     guide = None if guides[0] is None else Guide.joined(guides)
     tokens = joined_rows(targets)  # (N,), for all heads
-    counted = [1.0] * len(states)
     if vocabulary is not None:
         width, tokens = len(vocabulary), vocabulary.indices_of(tokens)
         guide = None if guide is None else guide.only(tokens >= 0)
-        inside = (tokens >= 0).reshape(len(states), size)
-        counted = xp.maximum(inside.sum(axis=1), 1) / size
     weight = joined_rows([xp.full(size, w / size, rows[0].dtype) for w in weights.tolist()])
     of_text, of_guide = (weight, None) if guide is None else (None, weight)
     loss = output_loss(
@@ -101,7 +99,7 @@ def _loss_of_states(
     )
     nats = loss.nats.reshape(len(states), size).mean(axis=1)
     gradients = loss.gradient.reshape(len(states), *states[0].shape)
-    return [nats[k] / counted[k] for k in range(len(states))], list(gradients)
+    return list(nats), list(gradients)
 
 
 def trunk_guides(model: LanguageModel, hidden: Array, positions: slice) -> Iterator[Guide]:

@@ -30,6 +30,7 @@ SAMPLES = {
     "Multiply": (ops.Multiply, [normal(3, 4), normal(3, 1)]),
     "Divide": (ops.Divide, [normal(3, 4), normal(2, 3, 4) + 4.0]),
     "Power": (lambda: ops.Power(3.0), [normal(5)]),
+    "PowerZero": (lambda: ops.Power(0.0), [np.array([0.0, 1.0, -2.0])]),
     "Exp": (ops.Exp, [normal(3, 2)]),
     "Log": (ops.Log, [np.exp(normal(3, 2))]),
     "Tanh": (ops.Tanh, [normal(3, 2)]),

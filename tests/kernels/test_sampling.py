@@ -109,3 +109,13 @@ def test_truncation_leaves_a_row_with_a_nan_visible_and_does_not_change_its_argu
     found = kernel.truncate(scores, 2, 0.9)
     assert np.isnan(found[0, 1]) and found[1].tolist() == [3, -np.inf, -np.inf, 2]
     np.testing.assert_array_equal(scores, before)
+
+
+@each_kernel
+@pytest.mark.parametrize("count", [2, 20, 46, 64, 66, 256])
+def test_top_p_that_probabilities_reach_exactly_keeps_no_further_token(kernel, count):
+    """All scores are equal, so the sums of their probabilities have no rounding errors."""
+    exact = range(1, count) if count & (count - 1) == 0 else [count // 2]
+    for kept in exact:
+        found = kernel.truncate(np.zeros((1, count), np.float32), 0, kept / count)
+        assert np.isfinite(found).sum() == kept

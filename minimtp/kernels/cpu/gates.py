@@ -2,7 +2,7 @@
 
 from minimtp.backend import numpy as np
 from minimtp.kernels.cpu.compiling import compiled
-from minimtp.kernels.cpu.math import ONE, exponential
+from minimtp.kernels.cpu.math import ONE, inverse_logistic
 
 
 def swiglu(gate_up):
@@ -20,7 +20,7 @@ def swiglu_columns(gate_up, first, stop, y):
         gate, up = gate_up[i, first:stop], gate_up[i, width + first : width + stop]
         product = y[i, first:stop]
         for j in range(product.shape[0]):
-            product[j] = gate[j] / (ONE + exponential(-gate[j])) * up[j]
+            product[j] = gate[j] / inverse_logistic(gate[j]) * up[j]
 
 
 def swiglu_backward(grad, gate_up):
@@ -37,7 +37,7 @@ def _swiglu_backward(grad, gate_up, result):
         gate, up = gate_up[i, :width], gate_up[i, width:]
         dgate, dup = result[i, :width], result[i, width:]
         for j in range(grad.shape[1]):
-            sigmoid = ONE / (ONE + exponential(-gate[j]))
+            sigmoid = ONE / inverse_logistic(gate[j])
             silu = gate[j] * sigmoid
             dgate[j] = grad[i, j] * up[j] * (sigmoid + silu * (ONE - sigmoid))
             dup[j] = grad[i, j] * silu
@@ -55,7 +55,7 @@ def gated_update_rows(state, gate_candidate, y):
     for i in range(y.shape[0]):
         gate, candidate = gate_candidate[i, :width], gate_candidate[i, width:]
         for j in range(y.shape[1]):
-            y[i, j] = state[i, j] + (candidate[j] - state[i, j]) / (ONE + exponential(-gate[j]))
+            y[i, j] = state[i, j] + (candidate[j] - state[i, j]) / inverse_logistic(gate[j])
 
 
 def gated_update_backward(grad, state, gate_candidate):
@@ -71,7 +71,7 @@ def _gated_update_backward(grad, state, gate_candidate, dstate, result):
         gate, candidate = gate_candidate[i, :width], gate_candidate[i, width:]
         dgate, dcandidate = result[i, :width], result[i, width:]
         for j in range(grad.shape[1]):
-            sigmoid = ONE / (ONE + exponential(-gate[j]))
+            sigmoid = ONE / inverse_logistic(gate[j])
             passed = grad[i, j] * sigmoid
             dcandidate[j] = passed
             dstate[i, j] = grad[i, j] - passed

@@ -15,6 +15,7 @@ from minimtp.backend import numpy as np
 from minimtp.kernels.cpu.compiling import compiled, reassociate
 
 ZERO, ONE, HALF = np.float32(0), np.float32(1), np.float32(0.5)
+INFINITY = np.float32(np.inf)
 WITHOUT_SIGN = np.int32(0x7FFFFFFF)
 MIN_KEY = np.int32(-(2**31))
 TWO_TO_112, TWO_TO_24 = np.float32(2.0**112), np.float32(2.0**24)
@@ -67,6 +68,12 @@ P3, P4, P5 = np.float32(4.1665795894e-2), np.float32(1.6666665459e-1), np.float3
 ROUNDER = np.float32(12582912)
 EXPONENT_SHIFT, EXPONENT_OF_ONE = np.int32(23), np.int32(127 << 23)
 SMALLEST, LARGEST = np.float32(-87.33), np.float32(88.37)  # between these, 2^n is a normal number
+
+
+@compiled
+def inverse_logistic(x):
+    """Return 1 / sigmoid(x) = 1 + exp(-x), infinite where the sigmoid is below 4e-39."""
+    return INFINITY if x < -LARGEST else ONE + exponential(-x)
 
 
 @compiled

@@ -63,11 +63,9 @@ def truncate(scores: Array, top_k: int, top_p: float) -> Array:
     if top_p < 1:
         ranked = xp.where(survives, xp.take_along_axis(scores, order, axis=-1), -xp.inf)
         with np.errstate(over="ignore", invalid="ignore"):  # infinite: whoever samples finds it
-            ranked = xp.exp(ranked - ranked[:, :1]).astype(xp.float64)
-            ranked /= ranked.sum(axis=-1, keepdims=True)
-        mass_before = xp.cumsum(ranked, axis=-1) - ranked
-        survives &= mass_before < top_p  # keeps the token that reaches top_p
-        survives[:, 0] = True
+            sums = xp.exp(ranked - ranked[:, :1]).astype(xp.float64).cumsum(axis=-1)
+        # A token is kept if those before it have not reached top_p.
+        survives[:, 1:] &= sums[:, :-1] < top_p * sums[:, -1:]
     rank = xp.argsort(order, axis=-1)  # the inverse permutation: token -> rank
     keeps = xp.take_along_axis(survives, rank, axis=-1)
     return xp.where(keeps | xp.isnan(scores), scores, -xp.inf)

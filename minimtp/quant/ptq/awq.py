@@ -21,7 +21,7 @@ state, too. The inputs' magnitudes are averages over the calibration text. The s
 the same function. Only the rounding differs.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from minimtp.backend import Array, array_module
@@ -115,7 +115,10 @@ def folds(model: Module) -> Iterator[Fold]:
 def _of_block(block: Block) -> Iterator[Fold]:
     attention = block.attention
     heads = attention.num_heads, attention.num_kv_heads
-    yield _of_attention_output(attention.output, attention.qkv, *heads)
+    values = [attention.qkv.weight]
+    if attention.qkv_bias is not None:
+        values.append(attention.qkv_bias)
+    yield _of_attention_output(attention.output, values, *heads)
     yield Fold(attention.qkv, _divide_vectors(block.attention_norm.weight))
     yield from _of_feed_forward(block.feed_forward, block.feed_forward_norm)
 
@@ -128,7 +131,7 @@ def _of_feed_forward(feed_forward: FeedForward, norm: RMSNorm) -> Iterator[Fold]
 def _of_eagle3(heads: Eagle3Heads) -> Iterator[Fold]:
     block, config = heads.block, heads.config
     numbers = config.num_heads, config.num_kv_heads
-    yield _of_attention_output(block.attention_output, block.qkv, *numbers)
+    yield _of_attention_output(block.attention_output, [block.qkv.weight], *numbers)
     if not block.norm_before_residual:  # else the residual reads this norm, too
         yield Fold(block.qkv, _divide_vectors(block.token_norm.weight, block.state_norm.weight))
     yield from _of_feed_forward(block.feed_forward, block.feed_forward_norm)
@@ -138,8 +141,13 @@ def _of_eagle3(heads: Eagle3Heads) -> Iterator[Fold]:
         yield Fold(heads.output, _divide_vectors(heads.norm.weight))
 
 
-def _of_attention_output(output: Linear, qkv: Linear, num_heads: int, kv_heads: int) -> Fold:
-    """Return how to scale the inputs of attention's output: by the rows of the values."""
+def _of_attention_output(
+    output: Linear, qkv: Sequence[Parameter], num_heads: int, kv_heads: int
+) -> Fold:
+    """Return how to scale the inputs of attention's output: by the rows of the values.
+
+    qkv: the weight ((H + 2G) C, D), and the bias if there is one. The values are the last rows.
+    """
     head_dim = output.weight.shape[1] // num_heads
     by_kv_head = (kv_heads, num_heads // kv_heads, head_dim)  # (G, H/G, C)
 
@@ -147,7 +155,7 @@ def _of_attention_output(output: Linear, qkv: Linear, num_heads: int, kv_heads: 
         shared = magnitudes.reshape(by_kv_head).mean(axis=1, keepdims=True)
         return array_module(magnitudes).broadcast_to(shared, by_kv_head).reshape(-1)
 
-    divide_values = _divide_last_rows(qkv.weight)
+    divide_values = _divide_last_rows(*qkv)
 
     def divide(scales: Array) -> None:  # (H*C,), equal for the query heads that share a value head
         divide_values(scales.reshape(by_kv_head)[:, 0].reshape(-1))
@@ -170,12 +178,13 @@ def _divide_vectors(*vectors: Parameter) -> Callable[[Array], None]:
     return divide
 
 
-def _divide_last_rows(matrix: Parameter) -> Callable[[Array], None]:
-    """Return a function that divides the last rows of a matrix."""
+def _divide_last_rows(*parameters: Parameter) -> Callable[[Array], None]:
+    """Return a function that divides the last rows of matrices, and the last numbers of vectors."""
 
     def divide(scales: Array) -> None:
-        data = matrix.data.copy()
-        data[-len(scales) :] /= scales[:, None]
-        matrix.data = data
+        for parameter in parameters:
+            data = parameter.data.copy()
+            data[-len(scales) :] /= scales[:, None] if data.ndim == 2 else scales
+            parameter.data = data
 
     return divide

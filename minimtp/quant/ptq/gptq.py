@@ -132,7 +132,7 @@ def _inverse_factor(second_moment: Array, name: str) -> Array:
         )
     diagonal = np.diagonal(moment).copy()
     dead = diagonal <= 0
-    diagonal[dead] = 1.0
+    diagonal[dead] = 1.0 if dead.all() else diagonal[~dead].mean()
     index = np.arange(len(diagonal))
     damping = DAMPING * float(diagonal.mean())
     while True:  # float errors can give a nearly singular moment a negative eigenvalue: damp more

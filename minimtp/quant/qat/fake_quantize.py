@@ -48,7 +48,7 @@ class FakeQuantize(Op):
     """
 
     straight_through = True
-    scales = None  # not stored: rounding computes them anyway
+    scales = None  # rounding computes them anyway, so they are not kept
 
     def __init__(self, grid: Grid, mask: str = "pass", name: str = "the weights") -> None:
         if mask not in MASKS:
@@ -159,6 +159,7 @@ class FakeQuantizedRows(Op):
     """
 
     straight_through = True
+    scales = None  # not kept
 
     def __init__(self, rows: Array, rounding: Op, by_row: bool) -> None:
         self.rows, self.rounding, self.by_row = rows, rounding, by_row

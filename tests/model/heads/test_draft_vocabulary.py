@@ -59,12 +59,32 @@ def expected_losses(model, text, targets):
     return np.array(found), np.array(followed)
 
 
+def drafted_share(text):
+    """Return the share of the rows whose token each head can draft."""
+    return [np.isin(text[:, 1 + k : 1 + k + LENGTH], IDS).mean() for k in range(1, DEPTH + 1)]
+
+
+def test_the_parts_of_a_batch_add_up_however_unevenly_their_tokens_can_be_drafted():
+    text, weights, rng = text_of(), np.array([0.5, 0.3, 0.2]), np.random.default_rng(6)
+    text[0] = rng.choice(IDS, text.shape[1])
+    text[1:] = rng.choice(np.setdiff1d(np.arange(text.max() + 1), IDS), text[1:].shape)
+    whole = accumulate_gradients(limited(), text, weights)
+    share = 1 / len(text)
+    parts = sum(
+        accumulate_gradients(limited(), text[i : i + 1], weights, share) * share
+        for i in range(len(text))
+    )
+    np.testing.assert_allclose(parts, whole, rtol=1e-12)
+    assert (whole[1:] > 0).all()
+
+
 @pytest.mark.parametrize("targets", ["text", "trunk"])
 def test_the_gradient_of_the_heads_is_that_of_the_loss_over_the_draft_vocabulary(targets):
     model, text, weights = limited(), text_of(), np.array([0.5, 0.3, 0.2])
     flat = FlatParameters(model, apart=("heads",))
     losses = accumulate_gradients(model, text, weights, detached=True, head_targets=targets)
-    np.testing.assert_allclose(losses[1:], expected_losses(model, text, targets)[0], rtol=1e-12)
+    expected = expected_losses(model, text, targets)[0] * drafted_share(text)
+    np.testing.assert_allclose(losses[1:], expected, rtol=1e-12)
     heads = flat.groups[1]
     direction = np.zeros(flat.data.shape)
     direction[heads] = np.random.default_rng(5).standard_normal(flat.data[heads].shape)

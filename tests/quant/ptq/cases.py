@@ -79,7 +79,8 @@ def assert_follows_gptq(
     expected = arrays_of((beforehand or grid.encode(x))[1])
     assert codes.shape == x.shape and codes.dtype == np.int8, f"got codes {codes.dtype}"
     assert [a.shape for a in arrays_of(scales)] == [a.shape for a in expected]
-    diagonal = np.where(np.diag(second_moment) > 0, np.diag(second_moment), 1.0)
+    diagonal, live = np.diag(second_moment), np.diag(second_moment) > 0
+    diagonal = np.where(live, diagonal, diagonal[live].mean() if live.any() else 1.0)
     damped = second_moment + np.diag(diagonal - np.diag(second_moment))
     inverse = np.linalg.inv(damped + damping * diagonal.mean() * np.eye(columns))
     now, left = x.astype(np.float64), np.ones(columns, bool)

@@ -12,14 +12,22 @@ from minimtp.quant.qat.spec import QuantizationSpec
 from tests.helpers.heads import KINDS, WITH_LAYERS
 from tests.quant.ptq.cases import build, each_kind, normal_weights, outputs, text
 
+FAMILIES = {
+    "llama": {},
+    "qwen2": {"qkv_bias": True},
+    "qwen3": {"qk_norm": True, "head_dim": 16},
+    "untied": {"tied_embeddings": False},
+}
+
 
 @each_kind
 @pytest.mark.parametrize("num_kv_heads", [1, 2, 4])
-def test_scaling_columns_does_not_change_the_outputs_before_rounding(kind, num_kv_heads):
+@pytest.mark.parametrize("family", FAMILIES)
+def test_scaling_columns_does_not_change_the_outputs_before_rounding(kind, num_kv_heads, family):
     """The model is float64, in which hundreds of rounding errors add up to less than 1e-10. Every
-    kind of prediction head and every number of key/value heads is tested.
+    kind of prediction head, every number of key/value heads and every family is tested.
     """
-    model = build(kind, num_kv_heads=num_kv_heads)
+    model = build(kind, num_kv_heads=num_kv_heads, **FAMILIES[family])
     batches = text(model)
     copy = prepare_qat(
         model, QuantizationSpec(embedding="q8_0", activations="none"), linear=CalibratedLinear

@@ -88,13 +88,13 @@ def test_gptq_does_not_depend_on_the_unit_of_the_inputs(own, exponent):
     ), f"second moments that are 2**{exponent} times as large give another result"
 
 
-def test_gptq_treats_an_input_that_is_always_zero_as_uncorrelated_with_unit_size(own):
+def test_gptq_treats_an_input_that_is_always_zero_as_uncorrelated_with_the_mean_size(own):
     x, second_moment = normal_weights(8, 64), moment(64)
     second_moment[[3, 40]] = second_moment[:, [3, 40]] = 0
     alive = second_moment.copy()
-    alive[[3, 40], [3, 40]] = 1
+    alive[[3, 40], [3, 40]] = second_moment.trace() / 62
     assert same(own(gptq)(Q4_0, x, second_moment), own(gptq)(Q4_0, x, alive)), (
-        "inputs 3 and 40 are always 0: expected the same result as with H_jj = 1 for them"
+        "inputs 3 and 40 are always 0: expected the result with the mean H_jj for them"
     )
     assert np.array_equal(_inverse_factor(second_moment, "down"), _inverse_factor(alive, "down"))
 
@@ -211,3 +211,13 @@ def test_inputs_or_weights_that_are_not_finite_are_an_error_that_names_the_matri
         for method in methods:
             with pytest.raises(UserError, match=f"^{called} holds values that are not finite"):
                 method(*names)
+
+
+@each_grid
+@pytest.mark.parametrize("dead", [[], [0, 17, 63]])
+def test_gptq_has_the_same_bits_if_the_inputs_have_another_unit_that_is_a_power_of_two(grid, dead):
+    x, second_moment = normal_weights(8, 64), moment(64)
+    second_moment[dead] = second_moment[:, dead] = 0
+    expected = gptq(grid, x, second_moment)
+    for power in (-24, -8, 12):
+        assert same(gptq(grid, x, second_moment * 2.0**power), expected)
