@@ -145,7 +145,9 @@ def sgemm_gflops(threads: int, products: int = 8) -> float:
 
 
 def child_environment() -> dict[str, str]:
-    """Return an environment in which another Python process finds the modules of this one."""
+    """Return an environment in which another Python process finds the modules of this one. Start it
+    with -P: otherwise, files of the current folder come first.
+    """
     return os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 

@@ -20,6 +20,7 @@ class FakeQuantize(Op):
     """
 
     straight_through = True
+    scales = None  # rounding computes them anyway, so they are not kept
 
     def __init__(self, grid: Grid, mask: str = "pass", name: str = "the weights") -> None:
         if mask not in MASKS:

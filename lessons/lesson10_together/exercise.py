@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from minimtp.backend import Array
 from minimtp.backend import numpy as np
+from minimtp.decode.drafters.drafter import MAX_DRAFTS
 from minimtp.decode.policy.estimates import GUESS_WEIGHT  # noqa: F401
 from minimtp.decode.rules.rule import Rule
 
@@ -59,7 +60,9 @@ class NgramDrafter:
     stops_early = False
     min_confidence = 0.0
 
-    def __init__(self, max_depth: int = 15, max_length: int = 12, min_length: int = 3) -> None:
+    def __init__(
+        self, max_depth: int = MAX_DRAFTS, max_length: int = 12, min_length: int = 3
+    ) -> None:
         self.max_depth = max_depth
         self.max_length, self.min_length = max_length, min_length
         self.reset(0)

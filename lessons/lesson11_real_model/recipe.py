@@ -17,6 +17,7 @@ INTRODUCES = (
     "minimtp.training.tokenizers.spellings",
     "minimtp.training.tokenizers.content",
     "minimtp.training.tokenizers.file_tokenizer",
+    "minimtp.model.chat_template",
     "minimtp.model.chat",
     "minimtp.training.self_generated.mixture",
     "minimtp.training.self_generated.prompts",

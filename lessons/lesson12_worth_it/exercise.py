@@ -1,6 +1,6 @@
 r"""Exercises of lesson 12. Fill in the bodies, then run:
 
-pytest --mine tests/plan/costs tests/plan/test_serving.py
+pytest --mine tests/plan/test_cost.py tests/plan/test_speculation.py tests/plan/test_serving.py
 """
 
 import math  # noqa: F401  (for your answers)

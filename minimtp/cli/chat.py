@@ -3,7 +3,7 @@
 import argparse
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from minimtp.cli.generate import chosen_drafting, note_one_thread, printable, stream
 from minimtp.cli.options.generation import (
@@ -86,7 +86,7 @@ def run(options: argparse.Namespace) -> int:
 def _lines() -> Iterator[str]:
     """Yield the user's lines, from a terminal or from a pipe, until the input ends."""
     if not sys.stdin.isatty():
-        yield from (line.strip() for line in sys.stdin)
+        yield from _piped_lines(sys.stdin.buffer)
         return
     while True:
         try:
@@ -94,6 +94,25 @@ def _lines() -> Iterator[str]:
         except EOFError:
             print(file=sys.stderr)
             return
+
+
+def _piped_lines(pipe: BinaryIO) -> Iterator[str]:
+    """Yield the lines of a pipe as they come. UTF-16 and UTF-32 are read to the end first.
+
+    Raises UserError for a line that is not text.
+    """
+    from minimtp.training.data.encoding import NotText, decode, is_wide
+
+    for number, line in enumerate(pipe, start=1):
+        if number == 1 and is_wide(line):
+            line += pipe.read()
+        try:
+            text, _ = decode(line)
+        except NotText as error:
+            raise UserError(
+                f"line {number} of the standard input is {error.kind}: give it in UTF-8"
+            ) from None
+        yield from (part.strip() for part in text.split("\n"))
 
 
 def _answer(decoder: "Decoder", messages: list[dict[str, str]], options: argparse.Namespace) -> str:

@@ -25,20 +25,23 @@ from types import FrameType
 
 from minimtp.errors import UserError
 
-# Numbers that tqdm, the progress bar, reads when it is imported. Anything else makes that fail.
-TQDM_NUMBERS = (
-    "TOTAL", "NCOLS", "NROWS", "MININTERVAL", "MAXINTERVAL", "MINITERS", "SMOOTHING", "INITIAL",
-    "POSITION", "UNIT_DIVISOR", "DELAY",
-)  # fmt: skip
+# Settings of tqdm, the progress bar, which it takes from the environment. Others describe one
+# particular bar, and those that it cannot read end the program.
+TQDM_WORDS, TQDM_NUMBERS = ("TQDM_DISABLE",), ("TQDM_MININTERVAL", "TQDM_MAXINTERVAL")
 
 
 def drop_unreadable_settings() -> None:
-    """Remove settings of tqdm that are no numbers from this process's environment."""
-    for name in TQDM_NUMBERS:
-        try:
-            float(os.environ.get(f"TQDM_{name}", "0"))
-        except ValueError:
-            del os.environ[f"TQDM_{name}"]
+    """Remove the settings of tqdm that do not fit our bars from this process's environment."""
+    for name in [name for name in os.environ if name.upper().startswith("TQDM_")]:
+        if name not in TQDM_WORDS and not (name in TQDM_NUMBERS and _is_time(os.environ[name])):
+            del os.environ[name]
+
+
+def _is_time(text: str) -> bool:
+    try:
+        return 0 <= float(text) < 1e6
+    except ValueError:
+        return False
 
 
 # On Windows there is no SIGHUP.
@@ -134,6 +137,8 @@ def open_streams() -> None:
     os.close(descriptor)
     if sys.stdin is None:
         sys.stdin = open(0, closefd=False)  # noqa: SIM115  (open until the process ends)
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
     sys.stdout = _text_stream(sys.stdout, Output(1, "w", closefd=False))
     sys.stderr = _text_stream(sys.stderr, Notes(2, "w", closefd=False))
 

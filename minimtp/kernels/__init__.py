@@ -151,7 +151,7 @@ def _compiles_elsewhere() -> bool:
     """Return whether another process can compile. LLVM ends a process that names a wrong one."""
     code = "from minimtp.kernels import cpu; cpu.check_compiler()"
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-P", "-c", code],
         env=child_environment(),
         stdin=subprocess.DEVNULL,
         capture_output=True,

@@ -171,7 +171,7 @@ def _applied(request: bytes) -> dict[str, Any]:
     endless = {"error": f"did not come to an end in {SECONDS} seconds"}
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "minimtp.model.chat_template"],
+            [sys.executable, "-P", "-m", "minimtp.model.chat_template"],
             input=request,
             capture_output=True,
             env=child_environment(),

@@ -36,9 +36,23 @@ def limit_resources(seconds: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
+def as_json(
+    value: object,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """The filter `tojson`, with the parameters that it has in transformers."""
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
+
+
 def apply(template: str, conversations: list, variables: dict) -> dict[str, object]:
     """Return the text of every conversation, or the reason why there is none."""
     import jinja2
+    import jinja2.ext
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Refused(Exception):
@@ -47,16 +61,23 @@ def apply(template: str, conversations: list, variables: dict) -> dict[str, obje
     def refuse(message: object) -> None:
         raise Refused(message)
 
+    class Generation(jinja2.ext.Extension):
+        """{% generation %} marks the answers for training. The text is the same without it."""
+
+        tags = frozenset({"generation"})
+
+        def parse(self, parser: jinja2.parser.Parser) -> list:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", Generation]
     )
     environment.globals |= {
         "raise_exception": refuse,
         "strftime_now": lambda form: datetime.now().strftime(form),
     }
-    environment.filters["tojson"] = lambda value, indent=None: json.dumps(
-        value, ensure_ascii=False, indent=indent
-    )
+    environment.filters["tojson"] = as_json
     try:
         compiled = environment.from_string(template)
         texts = [compiled.render(messages=messages, **variables) for messages in conversations]

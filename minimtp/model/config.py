@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-MAX_DRAFT_DEPTH = 64  # tokens after the next one that heads may predict
 KV_CACHES = ("float32", "float16", "int8")  # number formats of a decoder's cache
 
 

@@ -79,7 +79,7 @@ def parse_scaling(scaling: str) -> tuple[str, list[float]]:
         numbers = [float(text) for text in texts]
     except ValueError:
         numbers = []
-    valid = len(numbers) == SCALINGS.get(kind) and all(0 < n <= 1e9 for n in numbers)
+    valid = len(numbers) == SCALINGS.get(kind) and all(1e-9 <= n <= 1e9 for n in numbers)
     if not valid or (kind == "llama3" and not numbers[1] < numbers[2]):
         raise UserError(
             f"rope_scaling {shown(scaling)!r} is not supported (supported: none, linear:FACTOR, "

@@ -9,6 +9,10 @@ from minimtp.model import chat
 from tests.formats.huggingface.test_folder import whole_folder
 
 
+def piped(content):
+    return io.TextIOWrapper(io.BytesIO(content), "ascii")
+
+
 @pytest.fixture
 def model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -32,7 +36,7 @@ def conversations(monkeypatch):
 def test_a_chat_remembers_its_messages_until_a_new_one_begins(
     model, conversations, capsys, monkeypatch
 ):
-    monkeypatch.setattr("sys.stdin", io.StringIO("one\n\ntwo\n/new\nthree\n/quit\nfour\n"))
+    monkeypatch.setattr("sys.stdin", piped(b"one\n\ntwo\n/new\nthree\n/quit\nfour\n"))
     assert main(["chat", model, "--system", "be short", "--max-new-tokens", "4"]) == 0
     said = capsys.readouterr()
     first, second, third = conversations
@@ -59,14 +63,37 @@ def test_generate_answers_one_message_and_prints_only_the_answer(model, conversa
     ],
 )
 def test_a_chat_that_is_impossible_gets_one_sentence(model, arguments, words, capsys, monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.StringIO("a long message\n"))
+    monkeypatch.setattr("sys.stdin", piped(b"a long message\n"))
     assert main(arguments) == 2
     assert words in capsys.readouterr().err
 
 
 def test_a_model_without_a_chat_template_gets_one_sentence(model, capsys, monkeypatch, tmp_path):
     (tmp_path / "model" / "tokenizer_config.json").unlink()
-    monkeypatch.setattr("sys.stdin", io.StringIO("hello\n"))
+    monkeypatch.setattr("sys.stdin", piped(b"hello\n"))
     for arguments in (["chat", "model"], ["generate", "model", "--chat", "hello"]):
         assert main(arguments) == 2
         assert "no chat template" in capsys.readouterr().err
+
+
+TALK = "h\u00e9\n\u732b\n/quit\nno\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [TALK.encode(), TALK.encode("utf-8-sig"), TALK.encode("utf-16"), TALK.encode("utf-32"),
+     TALK.replace("\n", "\r\n").encode()],
+)  # fmt: skip
+def test_piped_messages_are_read_like_every_text_whatever_the_terminal_expects(
+    content, model, conversations, monkeypatch
+):
+    monkeypatch.setattr("sys.stdin", piped(content))
+    assert main(["chat", model, "--max-new-tokens", "2"]) == 0
+    asked = [[m["content"] for m in found if m["role"] == "user"] for found in conversations]
+    assert asked == [["h\u00e9"], ["h\u00e9", "\u732b"]]
+
+
+def test_a_piped_message_that_is_no_text_gets_one_sentence(model, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", piped(b"hi\nho\xff\n"))
+    assert main(["chat", model, "--max-new-tokens", "2"]) == 2
+    assert "line 2 of the standard input is not UTF-8" in capsys.readouterr().err

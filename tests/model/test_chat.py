@@ -186,3 +186,25 @@ def test_a_template_that_leaves_answers_out_has_nothing_that_follows_them():
     tokenizer.chat_template = "{{ messages[-1]['content'] }}"
     messages = [{"role": role, "content": "x"} for role in ("user", "assistant", "user")]
     assert follow_up_tokens(tokenizer, [messages])[0].tolist() == []
+
+
+def test_the_marks_of_answers_for_training_do_not_change_the_text():
+    marked = (
+        "{% for m in messages %}{% generation %}{{ m['content'] }}{% endgeneration %}{% endfor %}"
+    )
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    assert written(marked, messages) == "ab"
+
+
+def test_tojson_has_the_parameters_that_it_has_in_transformers():
+    template = "{{ {'b': 'é', 'a': 1} | tojson(sort_keys=true, separators=(',', ':')) }}"
+    assert written(template) == '{"a":1,"b":"é"}'
+    assert written("{{ 'é' | tojson(ensure_ascii=true) }}") == '"\\u00e9"'
+
+
+@pytest.mark.parametrize("name", ["json", "datetime", "jinja2", "minimtp", "encodings"])
+def test_a_file_of_the_current_folder_is_never_run(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / f"{name}.py").write_text("open('executed', 'w')")
+    assert written("{{ messages[0]['content'] }}", [{"role": "user", "content": "hi"}]) == "hi"
+    assert not (tmp_path / "executed").exists()

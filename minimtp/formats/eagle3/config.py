@@ -26,10 +26,10 @@ from minimtp.formats.eagle3.settings import DEPTH, HeadSettings
 from minimtp.formats.huggingface import config as configuration
 from minimtp.formats.huggingface.config import ACTIVATIONS, ADVICE, FILE_NAME, Words
 from minimtp.formats.huggingface.writer import config_of
-from minimtp.model.config import MAX_DRAFT_DEPTH
 from minimtp.model.heads import MultiTokenModel
 from minimtp.records import Positive, read_json
 from minimtp.training.build import model_config
+from minimtp.training.recipe import MAX_DRAFT_DEPTH
 
 Layers = Annotated[list[int], Meta(max_length=1024)]
 ARCHITECTURES = ["LlamaForCausalLMEagle3", "Eagle3LlamaForCausalLM"]  # SGLang's name, and vLLM's
@@ -109,7 +109,7 @@ def _layers(head: HeadConfig) -> tuple[int, ...] | None:
 
 def _require_supported(path: Path, head: HeadConfig, block: LayerConfig) -> None:
     """Raise UserError for the first setting that our heads do not have."""
-    slides = block.sliding_window is not None and block.use_sliding_window is not False
+    slides = isinstance(block.sliding_window, int) and block.use_sliding_window is not False
     kinds = {*(block.layer_types or ())} - {"full_attention"}
     for key, found, supported in (
         ("speculators_model_type", head.speculators_model_type or "eagle3", "eagle3"),

@@ -109,7 +109,8 @@ def written(path: Path, content: Content) -> Iterator[None]:
             most_common = matrix_types.most_common(1)[0][0]
             writer.add_file_type(gguf.LlamaFileType[FILE_TYPES[most_common]])
             writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-            writer.add_name(content.name)
+            # The name of a folder may have bytes that are not UTF-8.
+            writer.add_name(content.name.encode("utf-8", "replace").decode())
             content.add_metadata(writer)
             _add_vocabulary(writer, content.vocabulary)
             for tensor, (kind, array) in tensors.items():

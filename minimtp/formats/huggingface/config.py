@@ -31,6 +31,13 @@ FAMILIES: dict[str, dict[str, object]] = {
     "Qwen3ForCausalLM": {"qk_norm": True},
 }
 QWEN3_HEAD_DIM = 128  # if the file does not say
+# What a file means that does not say it; null has a meaning of its own.
+DEFAULTS: dict[str, dict[str, int]] = {
+    "LlamaForCausalLM": {},
+    "MistralForCausalLM": {"num_key_value_heads": 8, "sliding_window": 4096},
+    "Qwen2ForCausalLM": {"num_key_value_heads": 32},
+    "Qwen3ForCausalLM": {"num_key_value_heads": 32},
+}
 SCALING_KEYS = {  # in the order of our own name of a scaling (model/rotary.py)
     "default": (),
     "linear": ("factor",),
@@ -60,14 +67,14 @@ class Config(Struct):
     num_attention_heads: Positive
     max_position_embeddings: Positive
     model_type: str | None = None
-    num_key_value_heads: Positive | None = None
+    num_key_value_heads: Positive | UnsetType | None = UNSET
     head_dim: Positive | None = None
     rms_norm_eps: AboveZero = 1e-6
     rope_theta: AboveZero | None = None
     rope_scaling: dict[str, object] | None = None
     rope_parameters: dict[str, object] | None = None
     tie_word_embeddings: bool = False
-    sliding_window: Positive | None = None
+    sliding_window: Positive | UnsetType | None = UNSET
     use_sliding_window: bool | UnsetType = UNSET
     layer_types: Words | None = None
     hidden_act: str = "silu"
@@ -93,6 +100,9 @@ def read_config(folder: Path) -> Config:
         raise UserError(
             f"{path}: unsupported architecture {found} (supported: {', '.join(FAMILIES)})"
         )
+    for key in ("num_key_value_heads", "sliding_window"):
+        if getattr(config, key) is UNSET:
+            setattr(config, key, DEFAULTS[family].get(key))
     unknown = next((kind for kind in config.layer_types or () if kind not in ATTENTIONS), None)
     for key, found, supported in (
         ("model_type", config.model_type or model_type(family), model_type(family)),

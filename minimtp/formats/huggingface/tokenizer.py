@@ -6,8 +6,10 @@ tokenizer_config.json    chat_template: a Jinja template, or a list of named one
 chat_template.jinja      the same in newer folders
 """
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 from msgspec import Struct
 
@@ -15,7 +17,7 @@ from minimtp.errors import UserError, shown
 from minimtp.formats.huggingface.config import ADVICE, Config
 from minimtp.formats.huggingface.config import FILE_NAME as CONFIG_FILE
 from minimtp.records import notice, read_file, read_json
-from minimtp.training.tokenizers.content import TokenId, TokenizerSettings
+from minimtp.training.tokenizers.content import TokenId, TokenizerSettings, checked_content
 from minimtp.training.tokenizers.file_tokenizer import FileTokenizer, in_library
 from minimtp.training.tokenizers.tokenizer import MAX_FILE_BYTES
 
@@ -80,14 +82,38 @@ def _end_tokens(folder: Path, config: Config) -> tuple[int, ...]:
 
 
 def _begin_tokens(text: str, path: Path) -> tuple[int, ...]:
-    """Return the tokens that the file's post-processor puts before a text."""
-    library = in_library(text, str(path))
+    """Return the tokens that the file's post-processor puts before a text.
+
+    Raises UserError if the file is damaged, or if the post-processor names an unknown token.
+    """
+    content = checked_content(text, str(path)).content
+    _require_known_tokens(content.get("post_processor"), path)
+    library = in_library(json.dumps(content), str(path))
     with_added = library.encode("a", add_special_tokens=True).ids
     plain = library.encode("a", add_special_tokens=False).ids
     for start in range(len(with_added)):
         if with_added[start : start + len(plain)] == plain:
             return tuple(with_added[:start])
     return ()
+
+
+def _require_known_tokens(stage: Any, path: Path) -> None:
+    """Raise UserError if a template names a token that it does not declare: the library ends the
+    process then.
+    """
+    if not isinstance(stage, dict):
+        return
+    for part in stage.get("processors") or []:
+        _require_known_tokens(part, path)
+    declared = stage.get("special_tokens")
+    for form in ("single", "pair"):
+        for piece in stage.get(form) or []:
+            token = piece.get("SpecialToken", {}).get("id") if isinstance(piece, dict) else None
+            if token is not None and token not in (declared or {}):
+                raise UserError(
+                    f"{path}: the post_processor names the token {shown(token)}, which it does not "
+                    f"declare in special_tokens: {ADVICE}"
+                )
 
 
 def _chat_template(folder: Path) -> str | None:

@@ -31,13 +31,13 @@ from minimtp.arguments import SOURCE, several
 from minimtp.backend import Array
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
-from minimtp.model.config import MAX_DRAFT_DEPTH
 from minimtp.quoting import shown_path
 from minimtp.training.data import texts
 from minimtp.training.data.document_tokens import require_expressible, tokens_of
 from minimtp.training.data.encoding import checked_encoding
 from minimtp.training.data.folders import Texts, files_and_folders
 from minimtp.training.data.split import fingerprint, split
+from minimtp.training.recipe import MAX_DRAFT_DEPTH
 from minimtp.training.self_generated.stored import is_self_generated, read_texts
 from minimtp.training.tokenizers.tokenizer import ByteTokenizer, Tokenizer
 

@@ -143,6 +143,11 @@ def check_beginning(content: bytes, encoding: str | None = None) -> None:
         raise _unmarked(content) or _binary("it has zero bytes")
 
 
+def is_wide(content: bytes) -> bool:
+    """Return whether the content begins with the byte order mark of UTF-16 or UTF-32."""
+    return any(content.startswith(mark) for mark, name in MARKS if name != "utf-8")
+
+
 def _has_mark(content: bytes) -> bool:
     return content.startswith(tuple(mark for mark, _ in MARKS))
 

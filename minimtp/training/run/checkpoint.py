@@ -18,6 +18,7 @@ Every failure to read or write a checkpoint is a UserError of one sentence.
 """
 
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -48,6 +49,7 @@ RECIPE_NAME = "recipe.json"
 HEADER_KEY = "minimtp"
 CHECKPOINT = FileKind("a checkpoint", contains=b'{"__metadata__": {"minimtp":')
 RECIPE = FileKind("a copy of a checkpoint's header", begins=b'{"format_version":')
+HUGGINGFACE_FILES = ("config.json", "model.safetensors", "model.safetensors.index.json")
 MODELS = "give a folder of minimtp train or of transformers, or a GGUF file"
 ADVICE = "delete it, or give another run folder"
 MOMENTS = ("first.", "second.", "average.")  # the optimizer's arrays, before the parameter's name
@@ -145,6 +147,13 @@ def check_place(folder: str | Path) -> None:
     """Raise UserError if a checkpoint cannot be written into this folder, which need not exist."""
     check_folder(folder)
     there = check_file(Path(folder, FILE_NAME), CHECKPOINT)
+    paths = [Path(folder, name) for name in HUGGINGFACE_FILES]
+    other = next(filter(os.path.lexists, paths), None)
+    if other and not there:
+        raise UserError(
+            f"{shown_path(other)} belongs to another model, which a checkpoint beside it would "
+            "hide: choose another --out"
+        )
     if check_file(Path(folder, RECIPE_NAME), RECIPE) and not there:  # a recipe is written last
         raise UserError(
             f"{shown_path(Path(folder, RECIPE_NAME))} would be replaced: "

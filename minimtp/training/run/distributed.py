@@ -159,7 +159,7 @@ class Team(SingleProcess):
         self._stop_requested, self._training = stop_requested, True
         if self.rank == 0 and self._witness is None:
             self._witness = subprocess.Popen(
-                [sys.executable, "-c", WITNESS, last_words],
+                [sys.executable, "-P", "-c", WITNESS, last_words],
                 stdin=subprocess.PIPE,
                 start_new_session=True,
             )

@@ -26,9 +26,9 @@ class AddedToken(Struct):
 
 
 class Model(Struct):
-    type: str
     vocab: dict[str, TokenId]
     merges: list[str | list[str]]
+    type: str = "BPE"  # older files do not say it
     dropout: float | None = None
     unk_token: str | None = None
     continuing_subword_prefix: str | None = None

@@ -214,6 +214,15 @@ class FileTokenizer:
     def _require_survival(self, name: str) -> None:
         """Raise UserError unless ordinary text comes back unchanged."""
         missing = sorted(ORDINARY - self._byte_tokens.keys())
+        names = {token: spelt for spelt, token in self._tokenizer.get_vocab().items()}
+        for token in self.end_tokens:
+            text = self._spelling.spelt(names.get(token, ""))
+            if len(text) == 1 and text[0] in missing:
+                character = repr(chr(text[0]))
+                raise UserError(
+                    f"{name}: token {token}, which ends a text (eos_token_id), is {character}, a "
+                    "character of ordinary text: correct eos_token_id"
+                )
         if missing:
             raise UserError(
                 f"{name} has no token for {_some_bytes(missing)}, so it would lose text: use a "

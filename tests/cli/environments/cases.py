@@ -186,6 +186,10 @@ ENVIRONMENTS = {
         "VECLIB_MAXIMUM_THREADS": "1e9"}),
     "rubbish in tqdm's variables": Environment({
         "TQDM_NCOLS": "x", "TQDM_MININTERVAL": "soon", "TQDM_DISABLE": "maybe"}),
+    "settings of a bar that tqdm cannot use": Environment({
+        "TQDM_POSITION": "1e30", "TQDM_INITIAL": "1e400", "TQDM_ASCII": "x",
+        "TQDM_BAR_FORMAT": "{nothing}", "TQDM_FILE": "x", "TQDM_WRITE_BYTES": "1",
+        "TQDM_LOCK_ARGS": "1", "TQDM_MAXINTERVAL": "nan"}),
     "warnings are errors": Environment({"PYTHONWARNINGS": "error"}, every_command=True),
     "development mode": Environment({"PYTHONDEVMODE": "1"}),
     "optimized Python": Environment({"PYTHONOPTIMIZE": "2"}),

@@ -1,6 +1,7 @@
 """An exported GGUF file holds, byte for byte, the numbers that training computed with."""
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -199,3 +200,13 @@ def test_a_file_that_minimtp_did_not_write_is_not_replaced(folder, tmp_path):
     path.unlink()
     export(load(folder / "float"), path)
     export(load(folder / "float"), path)  # its own earlier file may be replaced
+
+
+@needs_gguf
+def test_bytes_of_a_name_that_are_not_utf_8_become_question_marks(tmp_path):
+    model = build_model(preset("tiny"), np.random.default_rng(0))
+    write_gguf(tmp_path / "model.gguf", model, BYTES, os.fsdecode(b"caf\xe9"))
+    from gguf import GGUFReader
+
+    fields = GGUFReader(tmp_path / "model.gguf").fields
+    assert fields["general.name"].contents() == "caf?"

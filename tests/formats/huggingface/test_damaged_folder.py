@@ -10,6 +10,7 @@ import pytest
 import minimtp
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
+from minimtp.formats.huggingface.config import read_config
 from tests.formats.huggingface.folders import configuration, weights
 from tests.formats.huggingface.test_folder import whole_folder
 from tests.fuzz.mutate import check_sentence
@@ -185,3 +186,80 @@ def test_a_chat_template_that_is_not_utf_8_is_refused(tmp_path):
 def test_a_file_of_a_folder_in_place_of_the_folder_is_refused_with_the_folder(name, tmp_path):
     folder = whole_folder(tmp_path / "model")
     assert f"give its folder {folder}" in refusal(folder / name, folder / name)
+
+
+BEGIN = {"id": "<|endoftext|>", "ids": [256], "tokens": ["<|endoftext|>"]}
+TEXT = {"Sequence": {"id": "A", "type_id": 0}}
+PADDING = {
+    "strategy": {"Fixed": 16}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 256,
+    "pad_type_id": 0, "pad_token": "<|endoftext|>",
+}  # fmt: skip
+
+
+def template(token, *declared):
+    """Return a post-processor that puts a token before each text."""
+    name = {"SpecialToken": {"id": token, "type_id": 0}}
+    return {
+        "type": "TemplateProcessing", "single": [name, TEXT], "pair": [TEXT, TEXT],
+        "special_tokens": {part["id"]: part for part in declared},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        {},
+        {"padding": PADDING},
+        {"padding": PADDING | {"strategy": "BatchLongest", "pad_to_multiple_of": 8}},
+        {"padding": PADDING | {"strategy": {"Fixed": 10**11}}},
+        {"truncation": {
+            "direction": "Right", "max_length": 1, "strategy": "LongestFirst", "stride": 0
+        }},
+    ],
+)  # fmt: skip
+def test_settings_that_change_the_length_of_a_text_do_not_hide_the_begin_token(stage, tmp_path):
+    folder = whole_folder(tmp_path / "model")
+    change(folder, "tokenizer.json", post_processor=template(BEGIN["id"], BEGIN), **stage)
+    assert minimtp.load(folder).tokenizer.begin_tokens == (256,)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_post_processor_that_names_an_undeclared_token_is_refused(nested, tmp_path):
+    folder = whole_folder(tmp_path / "model")
+    stage = template("<s>")
+    if nested:
+        stage = {"type": "Sequence", "processors": [stage]}
+    change(folder, "tokenizer.json", post_processor=stage)
+    assert "names the token <s>, which it does not declare" in refusal(
+        folder, folder / "tokenizer.json"
+    )
+
+
+def test_a_tokenizer_file_of_an_older_version_does_not_say_its_type(tmp_path):
+    folder = whole_folder(tmp_path / "model")
+    expected = minimtp.load(folder).tokenizer.encode("def f(x):")
+    content = json.loads((folder / "tokenizer.json").read_text())
+    del content["model"]["type"]
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    assert np.array_equal(minimtp.load(folder).tokenizer.encode("def f(x):"), expected)
+
+
+def test_an_end_token_that_is_a_character_of_ordinary_text_is_refused(tmp_path):
+    folder = whole_folder(tmp_path / "model")
+    change(folder, "generation_config.json", eos_token_id=97)
+    assert "token 97, which ends a text (eos_token_id), is 'a'" in refusal(
+        folder, folder / "tokenizer.json"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "expected"),
+    [("mistral", "sliding_window", 4096), ("mistral", "num_key_value_heads", 8),
+     ("qwen2", "num_key_value_heads", 32), ("llama", "num_key_value_heads", 4)],
+)  # fmt: skip
+def test_a_key_that_is_left_out_has_the_default_of_its_family(name, key, expected, tmp_path):
+    config = configuration(name) | {"max_position_embeddings": 8192, "num_attention_heads": 4}
+    del config[key]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    found = read_config(tmp_path)
+    assert (getattr(found, key) or found.num_attention_heads) == expected

@@ -98,3 +98,11 @@ for step in range(int(sys.argv[2]), 10**6):
         last = read.step
     checkpoint.write(tmp_path, small())  # deletes the temporary files of the killed processes
     assert sorted(path.name for path in tmp_path.iterdir()) == [FILE_NAME, "recipe.json"]
+
+
+@pytest.mark.parametrize("name", checkpoint.HUGGINGFACE_FILES)
+def test_a_checkpoint_is_not_written_beside_another_model_which_it_would_hide(tmp_path, name):
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(UserError, match=f"{name} belongs to another model"):
+        checkpoint.check_place(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
