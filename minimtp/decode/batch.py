@@ -1,7 +1,8 @@
 """Batched generation. Each sequence is identical to the one generated alone.
 
 Every row has its own cache, drafter, draft length, end and random numbers (`row_seed`). The rows
-alternate, one round each. So row r of a batch is, token for token, the text that `start_generation`
+alternate, one round each. A cache takes memory, so at most AT_ONCE rows alternate, and when one
+ends the next one begins. So row r of a batch is, token for token, the text that `start_generation`
 gives with the seed `row_seed(seed, r)`, whatever the other rows are.
 
 The disadvantage: a forward pass covers the tokens of one row, so the weights are read once per row
@@ -23,6 +24,8 @@ from minimtp.decode.round import Round
 from minimtp.decode.states import DecodingStates
 from minimtp.errors import UserError, naming
 
+AT_ONCE = 16
+
 
 def row_seed(seed: int, row: int) -> int:
     """Return one row's seed: `seed` for row 0, derived from `seed` and `row` for the others."""
@@ -39,7 +42,8 @@ class Batch:
 
     def __init__(self, rows: Sequence[Generation]) -> None:
         self.rows = list(rows)
-        self._turns = deque(range(len(self.rows)))
+        self._waiting = deque(range(len(self.rows)))
+        self._turns: deque[int] = deque()  # the rows that have begun and not ended
         self._unread: Iterator[tuple[int, int]] = iter(())
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
@@ -53,9 +57,10 @@ class Batch:
         return next(self._unread)
 
     def rounds(self) -> Iterator[tuple[int, Round]]:
-        """Yield the remaining (row, round). Unfinished rows alternate."""
-        while self._turns:
-            row = self._turns.popleft()
+        """Yield the remaining (row, round). At most AT_ONCE rows alternate."""
+        while self._turns or self._waiting:
+            begins = self._waiting and len(self._turns) < AT_ONCE
+            row = (self._waiting if begins else self._turns).popleft()
             round_ = self.rows[row].next_round()
             if round_ is not None:
                 self._turns.append(row)

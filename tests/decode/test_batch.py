@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minimtp.decode.batch import row_seed, start_batch
+from minimtp.decode.batch import AT_ONCE, row_seed, start_batch
 from minimtp.decode.drafters.function import FunctionDrafter
 from minimtp.decode.options import GenerationOptions, start_generation
 from minimtp.decode.sampling.params import SamplingParams
@@ -115,3 +115,16 @@ def test_a_batch_without_prompts_or_with_a_bad_prompt_is_rejected_before_any_wor
             GenerationOptions(max_new_tokens=3, tree=10**12),
         )
     assert target.length == 0
+
+
+@pytest.mark.parametrize("count", [1, 16, 40])
+def test_a_long_list_of_prompts_needs_no_more_caches_than_texts_that_alternate(count):
+    target = TableTarget(5, 40)
+    states, running, most = DecodingStates(target, half_right(target)), set(), 0
+    batch = start_batch(states, [[1, 2]] * count, GenerationOptions(max_new_tokens=9))
+    for row, _ in batch.rounds():
+        running.add(row)
+        running -= {r for r in running if batch.rows[r].reason is not None}
+        most = max(most, len(running))
+    assert most <= AT_ONCE and (count < AT_ONCE or most > AT_ONCE // 2)
+    assert all(row.statistics.emitted == 9 for row in batch.rows)
