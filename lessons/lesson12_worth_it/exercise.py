@@ -50,7 +50,14 @@ class Roofline:
             "lesson 12: for how many rows does multiplying take as long as reading the weights?"
         )
 
-    def pass_seconds(self, batch: int, rows: int, context: float, prompt_rows: int = 0) -> float:
+    def pass_seconds(
+        self,
+        batch: int,
+        rows: int,
+        context: float,
+        prompt_rows: int = 0,
+        prompt_context: float | None = None,
+    ) -> float:
         decoded, model, bits = batch * rows, self.model, self.precision.bits
         layers = model.num_hidden_layers
         fed = decoded + prompt_rows
@@ -60,8 +67,9 @@ class Roofline:
         outputs = decoded + (1 if prompt_rows else 0)
         seconds += self._matrix(model.table_weights, self.precision.table_bits, outputs)
         seconds += self._attention(layers, batch, rows, context)
-        if prompt_rows:  # a row attends to half of the prompt on average
-            operations = 2 * layers * model.query_size * prompt_rows**2
+        if prompt_rows:
+            attended = prompt_rows / 2 if prompt_context is None else prompt_context
+            operations = 4 * layers * model.query_size * prompt_rows * attended
             seconds += operations / self.float_peak
         return seconds + layers * self.hardware.layer_microseconds * 1e-6
 

@@ -170,7 +170,14 @@ class MeasuredCost:
     draft_seconds_each: float = 0.0  # b
     drafted: tuple[float, ...] = ()
 
-    def pass_seconds(self, batch: int, rows: int, context: float, prompt_rows: int = 0) -> float:
+    def pass_seconds(
+        self,
+        batch: int,
+        rows: int,
+        context: float,
+        prompt_rows: int = 0,
+        prompt_context: float | None = None,
+    ) -> float:
         decoded = batch * (1 + sum(self.drafted[: rows - 1])) if batch else 0
         seconds = self.passes(decoded + prompt_rows) + self.row_seconds * decoded
         return seconds + batch * self.loop_seconds

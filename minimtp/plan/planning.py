@@ -220,14 +220,16 @@ class ReplicaAtWork:
         self.max_batch, self.chunk = settings.max_batch, settings.prompt_rows
         self.cache_tokens = (usable - candidate.weights) / candidate.cache_per_token
 
-    def round(self, batch: int, context: float, prompt_rows: int) -> tuple[float, float]:
+    def round(
+        self, batch: int, context: float, prompt_rows: int, prompt_context: float
+    ) -> tuple[float, float]:
         if not batch:
-            return self._cost.pass_seconds(0, 0, 0, prompt_rows), 0.0
+            return self._cost.pass_seconds(0, 0, 0, prompt_rows, prompt_context), 0.0
         if batch not in self._lengths:
             best = best_round(self._cost, self._acceptance, batch, self._usual)
             self._lengths[batch] = best.drafts, best.tokens
         drafts, tokens = self._lengths[batch]
-        seconds = self._cost.pass_seconds(batch, 1 + drafts, context, prompt_rows)
+        seconds = self._cost.pass_seconds(batch, 1 + drafts, context, prompt_rows, prompt_context)
         return seconds + self._cost.draft_seconds(batch, drafts, context), tokens
 
 

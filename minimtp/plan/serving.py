@@ -52,9 +52,12 @@ class Replica(Protocol):
     cache_tokens: float
     chunk: int
 
-    def round(self, batch: int, context: float, prompt_rows: int) -> tuple[float, float]:
+    def round(
+        self, batch: int, context: float, prompt_rows: int, prompt_context: float
+    ) -> tuple[float, float]:
         """Return (seconds, tokens per running request) of a round. context: mean tokens in the
-        caches. batch 0: only a prompt is read.
+        caches. prompt_context: mean tokens that a row of a prompt attends to. batch 0: only prompts
+        are read.
         """
 
 
@@ -183,20 +186,34 @@ class _Simulation:
         """Advance by as many rounds as pass before the next event."""
         batch = len(self.running)
         rows = min(self.unread, self.replica.chunk)
-        seconds, tokens = self._round(batch, 0.0, rows)
+        seconds, tokens = self._round(batch, 0.0, rows, 1)
         rounds = min(self._rounds_to_events(batch, seconds, tokens))
         if rounds > 1:
-            seconds, tokens = self._round(batch, tokens * rounds / 2, rows)
+            seconds, tokens = self._round(batch, tokens * rounds / 2, rows, rounds)
         self._advance(rounds * seconds)
         self.progress += rounds * tokens
         self.context += rounds * tokens * batch
         self._end_requests()
         self._read(rounds * rows)
 
-    def _round(self, batch: int, ahead: float, rows: int) -> tuple[float, float]:
-        """The round with caches longer by `ahead` tokens than now."""
+    def _round(self, batch: int, ahead: float, rows: int, rounds: int) -> tuple[float, float]:
+        """The mean of `rounds` rounds, with caches longer by `ahead` tokens than now."""
         context = self.context / batch + ahead if batch else 0.0
-        return self.replica.round(batch, context, rows)
+        return self.replica.round(batch, context, rows, self._prompt_context(rows, rounds))
+
+    def _prompt_context(self, rows: int, rounds: int) -> float:
+        """Return how many tokens a row of a prompt attends to, the mean of the next `rounds`
+        rounds with `rows` rows each. In several rounds, all rows belong to one prompt.
+        """
+        attended, left = 0.0, rows * rounds
+        for number, index in enumerate(self.reading):
+            unread = self.requests[index].prompt if number else self.left
+            read = min(left, unread)
+            attended += read * (self.requests[index].prompt - unread + read / 2)
+            left -= read
+            if not left:
+                break
+        return attended / (rows * rounds) if rows else 0.0
 
     def _rounds_to_events(self, batch: int, seconds: float, tokens: float) -> Iterator[int]:
         if self.reading:

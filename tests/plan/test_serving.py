@@ -7,6 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minimtp.plan import serving
+from minimtp.plan.costs.cost import Roofline
+from minimtp.plan.costs.memory import Drafter
+from minimtp.plan.costs.sizes import HALF, hardware, model
 from minimtp.plan.serving import Request, poisson, simulate
 
 
@@ -18,7 +21,7 @@ class Server:
         self.cache_tokens, self.chunk, self.row = cache, chunk, row
         self.largest_batch = self.rounds = 0
 
-    def round(self, batch, context, prompt_rows):
+    def round(self, batch, context, prompt_rows, prompt_context):
         self.largest_batch = max(self.largest_batch, batch)
         self.rounds += 1
         return (self.seconds if batch else 0.0) + self.row * prompt_rows, self.tokens
@@ -148,3 +151,34 @@ def test_a_percentile_is_the_smallest_value_that_enough_values_do_not_exceed(
     enough = [v for v in values if sum(other <= v for other in values) >= share * len(values)]
     assert percentile(values, share) == min(enough)
     assert values == before
+
+
+@pytest.mark.parametrize("prompt", [1, 700, 2048, 100_000])
+@pytest.mark.parametrize("chunk", [256, 1000, 131_072])
+def test_a_prompt_on_an_empty_server_takes_at_least_the_time_of_one_pass(prompt, chunk):
+    cost = Roofline(model("8b"), HALF, hardware("h100"), Drafter())
+
+    class Replica(Server):
+        def round(self, batch, context, prompt_rows, prompt_context):
+            if batch:
+                return 1.0, 1.0
+            return cost.pass_seconds(0, 0, 0, prompt_rows, prompt_context), 0.0
+
+    served = simulate([Request(0.0, prompt, 2)], Replica(chunk=chunk))
+    whole = cost.pass_seconds(0, 0, 0, prompt)
+    assert served.first_token[0] >= whole * (1 - 1e-12)
+    if prompt <= chunk:
+        assert served.first_token[0] == pytest.approx(whole)
+
+
+def test_rows_of_several_prompts_attend_to_their_own_prompts_only():
+    seen = []
+
+    class Replica(Server):
+        def round(self, batch, context, prompt_rows, prompt_context):
+            seen.append((prompt_rows, prompt_context))
+            return super().round(batch, context, prompt_rows, prompt_context)
+
+    simulate([Request(0.0, 4, 1), Request(0.0, 8, 1)], Replica(max_batch=2, chunk=10))
+    # 4 rows attend to 2 tokens and 6 to 3 on average; the last 2 follow 6 others.
+    assert seen[0] == (10, (4 * 2 + 6 * 3) / 10) and seen[-1] == (2, 7.0)

@@ -40,9 +40,17 @@ from minimtp.plan.costs.sizes import Hardware, ModelSize, Precision
 class PassCost(Protocol):
     """Seconds of passes: of the roofline (below), or measured (measured.py)."""
 
-    def pass_seconds(self, batch: int, rows: int, context: float, prompt_rows: int = 0) -> float:
+    def pass_seconds(
+        self,
+        batch: int,
+        rows: int,
+        context: float,
+        prompt_rows: int = 0,
+        prompt_context: float | None = None,
+    ) -> float:
         """Return the seconds of a pass over `rows` rows of each of `batch` requests, whose caches
-        hold `context` tokens on average, and over `prompt_rows` rows of prompts.
+        hold `context` tokens on average, and over `prompt_rows` rows of prompts, which attend to
+        `prompt_context` tokens on average. None: they are one whole prompt, so it is half of it.
         """
 
     def draft_seconds(self, batch: int, drafts: int, context: float) -> float:
@@ -82,7 +90,14 @@ class Roofline:
         """R*, the rows at which the matrices of a layer change from memory- to compute-bound."""
         return self.precision.bits / 16 * self.peak / self.bandwidth
 
-    def pass_seconds(self, batch: int, rows: int, context: float, prompt_rows: int = 0) -> float:
+    def pass_seconds(
+        self,
+        batch: int,
+        rows: int,
+        context: float,
+        prompt_rows: int = 0,
+        prompt_context: float | None = None,
+    ) -> float:
         decoded, model, bits = batch * rows, self.model, self.precision.bits
         layers = model.num_hidden_layers
         fed = decoded + prompt_rows
@@ -92,8 +107,9 @@ class Roofline:
         outputs = decoded + (1 if prompt_rows else 0)
         seconds += self._matrix(model.table_weights, self.precision.table_bits, outputs)
         seconds += self._attention(layers, batch, rows, context)
-        if prompt_rows:  # a row attends to half of the prompt on average
-            operations = 2 * layers * model.query_size * prompt_rows**2
+        if prompt_rows:
+            attended = prompt_rows / 2 if prompt_context is None else prompt_context
+            operations = 4 * layers * model.query_size * prompt_rows * attended
             seconds += operations / self.float_peak
         return seconds + layers * self.hardware.layer_microseconds * 1e-6
 
