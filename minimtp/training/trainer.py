@@ -45,7 +45,7 @@ class Trainer:
     partial: parameters that the checkpoint lacks keep their initial values. If False, they are an
     error.
     teacher: a model on the device, for recipes that follow one.
-    team: the processes that share each batch.
+    group: the processes that share each batch.
     """
 
     def __init__(
@@ -56,13 +56,13 @@ class Trainer:
         shards: int,
         partial: bool = False,
         teacher: LanguageModel | None = None,
-        team: SingleProcess | None = None,
+        group: SingleProcess | None = None,
     ) -> None:
         keep_freed_memory()
         self.recipe, self.device, self.teacher = recipe, device, teacher
-        self.team = team or SingleProcess()
+        self.group = group or SingleProcess()
         self.step = at.step if at else 0
-        self.shards = min(shards, recipe.batch_size // self.team.size)
+        self.shards = min(shards, recipe.batch_size // self.group.size)
         self.quantized = False
         self.model = build_model(recipe, np.random.default_rng(recipe.seed))
         fresh = {}
@@ -115,7 +115,7 @@ class Trainer:
         from minimtp.training.stored_states import open_states
 
         self._corpus = corpus
-        recipe, place = self.recipe, folder if self.team.size == 1 else None
+        recipe, place = self.recipe, folder if self.group.size == 1 else None
         rest = recipe, corpus, place, self.flat.data, report
         with matmul_precision(recipe.precision, self.device):
             if recipe.freeze_trunk:
@@ -191,13 +191,13 @@ class Trainer:
         detached = schedule.heads_are_detached(recipe, self.step)
         positions = slice(self.step % recipe.head_stride, None, recipe.head_stride)
         split = array_module(tokens).array_split
-        rows = split(tokens, self.team.size)[self.team.rank]
+        rows = split(tokens, self.group.size)[self.group.rank]
         shards = [to_device(shard, self.device) for shard in split(rows, self.shards)]
         numbers = [np.empty(0, np.int64)] * len(shards)
         if self._corpus is not None:
             shape = recipe.batch_size, recipe.tokens_per_sequence
             windows, _ = self._corpus.batch_windows(self.step, recipe.seed, *shape)
-            mine = np.array_split(windows, self.team.size)[self.team.rank]
+            mine = np.array_split(windows, self.group.size)[self.group.rank]
             numbers = np.array_split(mine, self.shards)
 
         def losses_of(model: LanguageModel, part: tuple[Array, np.ndarray]) -> np.ndarray:
@@ -221,11 +221,11 @@ class Trainer:
             return losses * share
 
         with matmul_precision(recipe.precision, self.device):
-            losses = self.team.sum_losses(
+            losses = self.group.sum_losses(
                 lambda: sum(self.replicas.run(losses_of, list(zip(shards, numbers, strict=True)))),
                 1 + len(weights),
             )
-        self.team.sum_in_place(self.flat.gradients)
+        self.group.sum_in_place(self.flat.gradients)
         return losses
 
     def _quantize_when_due(self) -> None:

@@ -90,7 +90,7 @@ def heads_recipe(model: Recipe, sizes: Sizes, seed: int, precision: str) -> Reci
     return replace(model, **settings)
 
 
-class Workshop:
+class ConfigurationBuilder:
     """Makes the configurations of one model in the folder `out`.
 
     reference: the float model. step: surrounds each step that is not done yet.

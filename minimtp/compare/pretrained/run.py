@@ -23,7 +23,7 @@ from minimtp.arguments import (
 )
 from minimtp.backend import Device, choose_device, to_numpy
 from minimtp.compare.pretrained.claims import judge, targets
-from minimtp.compare.pretrained.configurations import Workshop
+from minimtp.compare.pretrained.configurations import ConfigurationBuilder
 from minimtp.compare.pretrained.llama import Llama
 from minimtp.compare.pretrained.llama import version as llama_version
 from minimtp.compare.pretrained.measurement import measure_configurations
@@ -167,19 +167,19 @@ def _make_and_measure(job: Job, out: Path, report: Callable[[str], None]) -> Fig
     report(f"device    {job.device.name}: {job.device.reason}")
     report(f"threads   {job.threads} for training, 1 for decoding")
     steps, cache = Steps(out, report), ResultCache(out / CACHE_NAME, job.setting, report)
-    workshop = Workshop(
+    builder = ConfigurationBuilder(
         job.reference, out, job.sizes, job.seed, job.device.name, job.threads, steps.step
     )
     with steps.step("texts"):
         texts = open_texts(
             job.reference,
-            workshop.writer(),
+            builder.writer(),
             out,
             job.sizes.texts,
             seed=job.seed,
             threads=job.threads,
         )
-    runs = workshop.make_all(texts)
+    runs = builder.make_all(texts)
 
     def get_part(part: str, measure: Callable[[], Figures]) -> Figures:
         def timed() -> Figures:

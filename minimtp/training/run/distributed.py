@@ -56,7 +56,7 @@ class Request(Protocol):
 
 
 class SingleProcess:
-    """A team of one process: the interface of `Team`, with nothing to do."""
+    """A group of one process: the interface of `ProcessGroup`, with nothing to do."""
 
     rank, size, local_rank, local_size = 0, 1, 0, 1
 
@@ -95,7 +95,7 @@ class SingleProcess:
         """
 
     def describe(self) -> str:
-        """Return a line about the team for the report of a run, empty for one process."""
+        """Return a line about the group for the report of a run, empty for one process."""
         return ""
 
     def prepare(self) -> None:
@@ -112,7 +112,7 @@ class SingleProcess:
         """Mark the run as finished. From now on, this process can end without ending the others."""
 
 
-class Team(SingleProcess):
+class ProcessGroup(SingleProcess):
     """The processes that mpirun started together.
 
     rank, size: the number of this process among all of them. local_rank, local_size: the same among

@@ -57,7 +57,7 @@ class Loop:
     ) -> None:
         self.trainer, self.corpus, self.writer, self.log = trainer, corpus, writer, log
         self.out, self.state = writer.folder, state
-        self.recipe, self.team = trainer.recipe, trainer.team
+        self.recipe, self.group = trainer.recipe, trainer.group
         self.tokens_per_step = self.recipe.batch_size * self.recipe.tokens_per_sequence
         self._began = time.perf_counter() - state.get("seconds", 0.0)
 
@@ -67,12 +67,12 @@ class Loop:
         Raises Interrupted, after saving, if the user stops the run, and UserError if the loss is
         not finite or another process is lost.
         """
-        trainer, team, recipe, steps = self.trainer, self.team, self.recipe, self.recipe.steps
+        trainer, group, recipe, steps = self.trainer, self.group, self.recipe, self.recipe.steps
         command = command_to_resume(self.out)
         resume_with = f"resume from the last checkpoint with: {command}"
         batches = Batches(self._batch, trainer.device, last_step)
         with StopRequest() as stop, self._progress() as bar, closing(batches):
-            team.begin(
+            group.begin(
                 lambda: stop.requested,
                 f"minimtp: a process was killed, and mpirun ended all others; {resume_with}",
             )
@@ -85,11 +85,11 @@ class Loop:
                 self._save()
                 if trainer.step == steps and evaluation_is_lost(recipe, steps, self.state):
                     self._evaluate_and_save()
-                stopped = team.any(stop.requested)
+                stopped = group.any(stop.requested)
             except ProcessLost as lost:
                 self._save()
                 raise UserError(f"{lost}; step {trainer.step} is saved; {resume_with}") from lost
-        if team.rank == 0 and (trainer.step == steps or not stopped):
+        if group.rank == 0 and (trainer.step == steps or not stopped):
             plot = draw_losses(self.out)
             report(f"saved     {self.out}" + (f", loss curve {plot}" if plot else ""))
         if stopped:  # even after the last step, so that the caller does not start its next task
@@ -99,7 +99,7 @@ class Loop:
         """Train until `last_step` or a stop request, with log lines and regular checkpoints."""
         trainer, every = self.trainer, self.recipe.checkpoint_every
         log_every = max(1, self.recipe.steps // LOGGED_STEPS)
-        while trainer.step < last_step and not self.team.any(stop.requested):
+        while trainer.step < last_step and not self.group.any(stop.requested):
             losses, rate, norm = trainer.advance(batches.at(trainer.step))
             loss = losses[0] if trainer.trunk_states is None else losses[1]
             if not (isfinite(loss) and isfinite(norm)):
@@ -138,7 +138,7 @@ class Loop:
             desc=self.out.name,
             mininterval=TERMINAL_INTERVAL if sys.stderr.isatty() else FILE_INTERVAL,
             dynamic_ncols=True,
-            disable=self.team.rank > 0,
+            disable=self.group.rank > 0,
         )
 
     def _log_step(self, losses: np.ndarray, rate: float, norm: float) -> None:
@@ -154,7 +154,7 @@ class Loop:
 
     def _save(self) -> None:
         """Write the checkpoint. Only the first process writes."""
-        if self.team.rank:
+        if self.group.rank:
             return
         self.writer.check()
         self.state["seconds"] = time.perf_counter() - self._began
@@ -169,7 +169,7 @@ class Loop:
         The caller has saved already, so no step is lost if the process ends during the evaluation.
         """
         recipe, trainer = self.recipe, self.trainer
-        if not recipe.evaluation_tokens or self.team.rank:
+        if not recipe.evaluation_tokens or self.group.rank:
             return
         evaluation = evaluate_model(
             trainer.model,

@@ -7,7 +7,7 @@ from minimtp import extras
 from minimtp.backend import Device
 from minimtp.errors import UserError
 from minimtp.quoting import command
-from minimtp.training.run.distributed import SingleProcess, Team
+from minimtp.training.run.distributed import ProcessGroup, SingleProcess
 
 # Set by Open MPI; by MPICH, Intel MPI and Slurm's PMI; and by MPICH for each machine.
 SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS")
@@ -19,7 +19,7 @@ _joined: SingleProcess | None = None
 
 
 def join() -> SingleProcess:
-    """Return the team that this process was started in.
+    """Return the group that this process was started in.
 
     Raises UserError if mpirun started several processes and mpi4py cannot be used.
     """
@@ -42,7 +42,7 @@ def join() -> SingleProcess:
         )
     patience = os.environ.get(PATIENCE_VARIABLE) or PATIENCE
     try:
-        _joined = Team(MPI, float(patience))
+        _joined = ProcessGroup(MPI, float(patience))
     except ValueError:
         raise UserError(
             f"{PATIENCE_VARIABLE} must be a number of seconds, not {patience!r}"
@@ -71,14 +71,14 @@ def refuse_several(command: str) -> None:
     )
 
 
-def use_own_gpu(team: SingleProcess, device: Device) -> None:
+def use_own_gpu(group: SingleProcess, device: Device) -> None:
     """Give each process of a machine its own GPU, before anything is created on it.
 
     If there are more processes than GPUs, several processes share a GPU.
     """
-    if device.name == "cuda" and team.size > 1:
+    if device.name == "cuda" and group.size > 1:
         count = device.xp.cuda.runtime.getDeviceCount()
-        device.xp.cuda.Device(team.local_rank % count).use()
+        device.xp.cuda.Device(group.local_rank % count).use()
 
 
 def _max_of(variables: tuple[str, ...], default: int) -> int:

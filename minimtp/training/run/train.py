@@ -109,16 +109,16 @@ def train(
     Raises UserError if an argument cannot be used, and Interrupted, after saving, if the user stops
     the run.
     """
-    start, out, team = start or Start(), Path(out), join()
-    team.prepare()
-    report = _report_of(team, report)
-    with OneWriter(out, needed=team.rank == 0) as writer:
+    start, out, group = start or Start(), Path(out), join()
+    group.prepare()
+    report = _report_of(group, report)
+    with OneWriter(out, needed=group.rank == 0) as writer:
         # No name refers to what `begin` returns, so that `_train` can free its arrays.
         return _train(
-            begin(start, recipe, corpus, writer, team, device, encoding),
+            begin(start, recipe, corpus, writer, group, device, encoding),
             start,
             writer,
-            team,
+            group,
             stop_at_step,
             device,
             threads,
@@ -131,7 +131,7 @@ def _train(
     beginning: Beginning,
     start: Start,
     writer: OneWriter,
-    team: SingleProcess,
+    group: SingleProcess,
     stop_at_step: int | None,
     device: str,
     threads: int | None,
@@ -148,7 +148,7 @@ def _train(
             f"{out} is {'finished' if finished else 'there already'}: "
             f"step {resumed.step} of {recipe.steps}"
         )
-        team.finish()
+        group.finish()
         return _result(out, resumed.step, recipe, resumed.state)
     at = _with_draft_vocabulary(_checkpoint_to_load(beginning, start, last_step), beginning)
     state = dict(resumed.state) if resumed else {}
@@ -157,16 +157,16 @@ def _train(
     # Named if its weights are unusable.
     loaded_from = out if resumed else path_of(start.start_from) or out
     trainer = _make_trainer(
-        beginning, at, choose_device(device), threads, teacher, team, loaded_from
+        beginning, at, choose_device(device), threads, teacher, group, loaded_from
     )
     is_resumed = resumed is not None
     del beginning, resumed, at  # their arrays, which the trainer has copied
     try:
         open_folder(writer)
-        if is_resumed and team.rank == 0:  # only people read it
+        if is_resumed and group.rank == 0:  # only people read it
             set_aside(out / checkpoint.RECIPE_NAME, checkpoint.RECIPE)
             checkpoint.check_place(out)
-        with _open_log(out, trainer.step, state, report, team) as log:
+        with _open_log(out, trainer.step, state, report, group) as log:
             _describe(trainer, corpus, report)
             if recipe.store_states:
                 max_bytes = None if disk_gb is None else int(1e9 * disk_gb)
@@ -174,17 +174,17 @@ def _train(
             Loop(trainer, corpus, writer, log, state).run(last_step, report)
             result = _result(out, trainer.step, recipe, state)
     except Interrupted:
-        team.finish()
+        group.finish()
         raise
     finally:
         trainer.close()
-    team.finish()
+    group.finish()
     return result
 
 
-def _report_of(team: SingleProcess, report: Report | None) -> Report:
+def _report_of(group: SingleProcess, report: Report | None) -> Report:
     """Return the function that receives the report: only the first process reports."""
-    if team.rank:
+    if group.rank:
         return lambda line: None
     return report or (lambda line: tqdm.write(line, file=sys.stderr))
 
@@ -196,10 +196,10 @@ def _lacks_evaluation(stored: Checkpoint) -> bool:
 
 
 def _open_log(
-    out: Path, step: int, state: dict[str, object], report: Report, team: SingleProcess
+    out: Path, step: int, state: dict[str, object], report: Report, group: SingleProcess
 ) -> RunLog | SilentLog:
     """Return the log of a run that continues after `step`. Only the first process writes one."""
-    if team.rank:
+    if group.rank:
         return SilentLog()
     return RunLog(out, step, state.get("evaluated_at"), report)
 
@@ -245,30 +245,30 @@ def _make_trainer(
     device: Device,
     threads: int | None,
     teacher: str | Path | LoadedRun | None,
-    team: SingleProcess,
+    group: SingleProcess,
     loaded_from: str | Path,
 ) -> Trainer:
     """Return a trainer on the device, at the step of the checkpoint `at` in `loaded_from`."""
     recipe, resumed = beginning.recipe, beginning.resumed
-    if recipe.batch_size < team.size:
+    if recipe.batch_size < group.size:
         raise UserError(
-            f"a batch of {recipe.batch_size} windows cannot be shared by {team.size} processes: "
+            f"a batch of {recipe.batch_size} windows cannot be shared by {group.size} processes: "
             "raise batch_size"
         )
     precision.require(recipe.precision, device)
-    use_own_gpu(team, device)
-    shards = _shards(device, threads, resumed, team)
+    use_own_gpu(group, device)
+    shards = _shards(device, threads, resumed, group)
     guide = load_teacher(teacher, recipe, device, beginning.corpus.tokenizer)
     if guide is not None and recipe.head_targets == "teacher":
         require_drafts(guide, at, teacher)
-    team.any(False)  # wait until all processes have read the folder, before the first one writes
+    group.any(False)  # wait until all processes have read the folder, before the first one writes
     partial = at is not resumed  # a branch starts with fresh weights for what its source lacks
     with naming(loaded_from if at else ""):
-        return Trainer(recipe, at, device, shards, partial=partial, teacher=guide, team=team)
+        return Trainer(recipe, at, device, shards, partial=partial, teacher=guide, group=group)
 
 
 def _shards(
-    device: Device, threads: int | None, resumed: Checkpoint | None, team: SingleProcess
+    device: Device, threads: int | None, resumed: Checkpoint | None, group: SingleProcess
 ) -> int:
     """Return how many shards a batch is split into: one per thread, and one on a GPU."""
     if device.name != "cpu":
@@ -277,12 +277,12 @@ def _shards(
         return threads
     if resumed:
         return int(resumed.state.get("shards", 1))
-    return max(1, available_cores() // team.local_size)
+    return max(1, available_cores() // group.local_size)
 
 
 def _describe(trainer: Trainer, corpus: Corpus, report: Report) -> None:
     """Report all settings, including automatic choices and their reasons."""
-    recipe, device, team = trainer.recipe, trainer.device, trainer.team
+    recipe, device, group = trainer.recipe, trainer.device, trainer.group
     parameters = parameter_count(trainer.model)
     report(f"recipe\n{recipe.describe()}")
     report(f"corpus    {corpus.describe()}")
@@ -298,8 +298,8 @@ def _describe(trainer: Trainer, corpus: Corpus, report: Report) -> None:
     if recipe.precision != "float32":
         report(f"precision {precision.describe(recipe.precision, device)}")
     report(f"threads   {trainer.shards}, each with its share of the batch" + blas_threads_warning())
-    if team.size > 1:
-        report(f"processes {team.describe()}")
+    if group.size > 1:
+        report(f"processes {group.describe()}")
 
 
 def _result(out: Path, step: int, recipe: Recipe, state: dict[str, object]) -> TrainingResult:

@@ -99,7 +99,7 @@ def test_an_interrupted_comparison_continues_with_what_is_missing(
 
 def test_a_folder_of_another_comparison_is_refused(pretrained, finished, tmp_path):
     loaded = minimtp.load(pretrained)
-    with pytest.raises(UserError, match="another seed"):
+    with pytest.raises(UserError, match="other settings .seed"):
         run.compare_pretrained(loaded, finished[0], "tiny", threads=2, seed=1)
     out = tmp_path / "out"
     out.mkdir()

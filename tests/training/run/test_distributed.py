@@ -233,9 +233,9 @@ def test_a_run_stopped_at_a_step_is_resumed_with_the_same_number_of_processes(tm
 
 @pytest.mark.parametrize(("size", "start"), [(1, "minimtp"), (3, "mpirun -n 3 minimtp")])
 def test_an_interrupted_run_is_resumed_with_the_same_number_of_processes(monkeypatch, size, start):
-    team = distributed.SingleProcess()
-    team.size = size
-    monkeypatch.setattr(mpirun, "_joined", team)
+    group = distributed.SingleProcess()
+    group.size = size
+    monkeypatch.setattr(mpirun, "_joined", group)
     assert str(Interrupted(Path("run"), 5, 30)).endswith(
         f"; resume with: {start} train --out run --resume"
     )
@@ -276,6 +276,6 @@ def test_under_mpirun_a_command_for_one_process_is_refused_once_in_one_sentence(
 def test_without_mpirun_there_is_one_process(monkeypatch):
     for name in mpirun.SIZE_VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    team = mpirun.join()
-    assert type(team) is distributed.SingleProcess and not team.any(False) and team.any(True)
-    assert np.array_equal(team.sum_losses(lambda: np.ones(2), 2), np.ones(2))
+    group = mpirun.join()
+    assert type(group) is distributed.SingleProcess and not group.any(False) and group.any(True)
+    assert np.array_equal(group.sum_losses(lambda: np.ones(2), 2), np.ones(2))
