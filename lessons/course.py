@@ -273,8 +273,8 @@ def _replace(original: Callable, answer: Callable) -> None:
     """Replace a function or class in all modules, in their dictionaries (kinds by name) and in the
     static methods of their classes.
     """
-    for module in list(sys.modules.values()):
-        if not module.__name__.startswith(("minimtp", "lessons")):
+    for path, module in list(sys.modules.items()):  # some packages put other objects there
+        if not path.startswith(("minimtp", "lessons")):
             continue
         for known, value in list(vars(module).items()):
             if value is original:

@@ -65,7 +65,8 @@ def device(request, monkeypatch):
 @pytest.fixture
 def cuda_sources(request):
     """Skip the test if its device cannot run CUDA sources; the stand-in needs a C++ compiler."""
-    from tests import cuda_on_host, strict_cupy
+    from tests import strict_cupy
+    from tests.helpers import cuda_on_host
 
     on_the_stand_in = (
         "device" in request.fixturenames and request.getfixturevalue("device").xp is strict_cupy
@@ -80,7 +81,8 @@ def choose_kernels(monkeypatch):
 
     The kernels of the stand-in need a C++ compiler. The test is skipped if there is none.
     """
-    from tests import cuda_on_host, strict_cupy
+    from tests import strict_cupy
+    from tests.helpers import cuda_on_host
 
     def choose(choice, device):
         if choice == "auto" and device.xp is strict_cupy and cuda_on_host.COMPILER is None:

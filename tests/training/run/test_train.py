@@ -53,7 +53,7 @@ def test_the_report_warns_if_blas_may_use_its_own_threads(
         ({}, {"start": Start(start_from="missing")}, "there is no run folder missing"),
         ({}, {"start": Start(resume=True)}, "there is no run to resume"),
         ({}, {"stop_at_step": 0}, "stop_at_step"),
-        ({}, {"start": Start(teacher="missing")}, "a teacher needs a distill_weight"),
+        ({}, {"start": Start(teacher="missing")}, "nothing is learned from the teacher"),
         ({"distill_weight": 0.5}, {}, "distill_weight needs a teacher"),
         (
             {"heads": "parallel", "draft_depth": 1, "head_targets": "teacher"},
