@@ -9,6 +9,7 @@ Standard input: {"template", "conversations": [messages, ...], "variables", "sec
 Standard output: {"texts": [...]} or {"error": ...}.
 """
 
+import contextlib
 import json
 import sys
 from datetime import datetime
@@ -29,11 +30,15 @@ def limit_resources(seconds: int) -> None:
         return
     used = resource.getrusage(resource.RUSAGE_SELF)
     seconds += int(used.ru_utime + used.ru_stime)
-    for kind, most in ((resource.RLIMIT_AS, MAX_MEMORY), (resource.RLIMIT_CPU, seconds)):
+    for kind, most in (
+        (resource.RLIMIT_AS, MAX_MEMORY),
+        (resource.RLIMIT_CPU, seconds),
+        (resource.RLIMIT_CORE, 0),
+    ):
         _, hard = resource.getrlimit(kind)
         limit = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(kind, (limit, hard))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+        with contextlib.suppress(OSError, ValueError):  # macOS does not have all of them
+            resource.setrlimit(kind, (limit, hard))
 
 
 def as_json(
