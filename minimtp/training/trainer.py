@@ -24,6 +24,7 @@ from minimtp.engine.module import freeze, map_parameters, named_arrays
 from minimtp.engine.optim import AdamW
 from minimtp.engine.precision import matmul_precision
 from minimtp.engine.replicas import Replicas
+from minimtp.machine import require_memory
 from minimtp.model.loss import accumulate_gradients
 from minimtp.model.transformer import LanguageModel
 from minimtp.training import schedule
@@ -64,6 +65,10 @@ class Trainer:
         self.step = at.step if at else 0
         self.shards = min(shards, recipe.batch_size // self.group.size)
         self.quantized = False
+        if device.name == "cpu":
+            # Weights, moments and a gradient per shard, before any of them is allocated.
+            copies = 1 if recipe.freeze_trunk else 3 + self.shards + (recipe.ema_decay > 0)
+            require_memory(4 * copies * recipe.trunk_parameters(), "training this model")
         self.model = build_model(recipe, np.random.default_rng(recipe.seed))
         fresh = {}
         if partial:

@@ -3,6 +3,7 @@
 import pytest
 
 from minimtp.backend import numpy as np
+from minimtp.errors import UserError
 from minimtp.training.run.train import train
 from minimtp.training.trainer import Trainer
 from tests.training.helpers import CPU, losses, quiet, recipe_of
@@ -67,3 +68,12 @@ def test_the_gradient_is_clipped_to_the_norm_of_the_recipe_unless_it_is_zero(cor
         assert norm > 0.01
         seen = float(np.linalg.norm(trainer.optimizer.first)) / (1 - 0.9)
         assert seen == pytest.approx(clip or norm, rel=1e-4)
+
+
+def test_a_model_that_is_too_large_for_the_memory_is_refused_before_it_is_made(monkeypatch):
+    recipe = recipe_of(hidden_size=1024, intermediate_size=4096, num_layers=2)
+    needed = 4 * 5 * recipe.trunk_parameters()
+    monkeypatch.setattr("minimtp.training.trainer.build_model", lambda *_: pytest.fail("made"))
+    monkeypatch.setattr("minimtp.machine.available_memory", lambda: needed - 1)
+    with pytest.raises(UserError, match="training this model needs 0.[0-9] GiB of memory"):
+        Trainer(recipe, None, CPU, shards=2)
