@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import platform
+import re
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -169,10 +170,17 @@ def _container_bytes(name: str) -> int:
     return int(Path(f"/sys/fs/cgroup/memory.{name}").read_text(encoding="ascii"))
 
 
+def _container_cache() -> int:
+    """Return the bytes of files that the container's memory holds, and would give back."""
+    lines = Path("/sys/fs/cgroup/memory.stat").read_text(encoding="ascii").splitlines()
+    return sum(int(line.split()[1]) for line in lines if re.match("(in)?active_file ", line))
+
+
 def available_memory() -> int | None:
     """Return the bytes that this process can still allocate, or None if the system does not say.
 
-    Linux: the free memory without the page cache, within the limit of a container.
+    Linux: the memory that no program uses, within the limit of a container. The page cache counts
+    as free.
     """
     try:
         meminfo = Path("/proc/meminfo").read_text(encoding="ascii")
@@ -180,7 +188,8 @@ def available_memory() -> int | None:
     except (OSError, IndexError, ValueError):
         return None
     with contextlib.suppress(OSError, ValueError):  # no container, or no limit
-        free = min(free, max(0, _container_bytes("max") - _container_bytes("current")))
+        used = _container_bytes("current") - _container_cache()
+        free = min(free, max(0, _container_bytes("max") - used))
     return free
 
 

@@ -188,6 +188,11 @@ def test_importing_the_package_and_asking_for_help_load_no_heavy_library(stateme
     assert not loaded_by(statement) & HEAVY
 
 
+def test_the_costs_of_a_plan_need_no_array_library():
+    found = loaded_by("from minimtp.plan.costs import cost, memory, sizes, speculation")
+    assert not found & {"numpy", "numba", "cupy"}
+
+
 def test_every_public_name_is_found_and_another_one_is_an_error():
     for name in minimtp.__all__:
         assert callable(getattr(minimtp, name))

@@ -51,3 +51,10 @@ def test_a_container_limits_the_memory(monkeypatch):
     assert machine.total_memory() == 10**7
     monkeypatch.setattr(machine, "_container_bytes", lambda name: int("max"))
     assert machine.total_memory() == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_files_in_the_memory_of_a_container_count_as_free(monkeypatch):
+    numbers = {"max": 10**8, "current": 9 * 10**7}
+    monkeypatch.setattr(machine, "_container_bytes", numbers.__getitem__)
+    monkeypatch.setattr(machine, "_container_cache", lambda: 5 * 10**7)
+    assert machine.available_memory() == 6 * 10**7

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 from minimtp.backend import Array
 from minimtp.backend import numpy as np
-from minimtp.decode.drafters.drafter import MAX_DRAFTS
 from minimtp.decode.policy.estimates import GUESS_WEIGHT  # noqa: F401
 from minimtp.decode.rules.rule import Rule
+from minimtp.model.config import MAX_DRAFTS
 
 
 @dataclass

@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     interrupts = process.Interrupts() if arguments is None else None
     if interrupts:
         process.open_streams()
-        process.drop_unreadable_settings()
+        process.drop_settings_of_progress_bars()
         if not sys.warnoptions:  # NumPy warns about overflow. An error says what matters.
             warnings.simplefilter("ignore", RuntimeWarning)
     for stream in (sys.stdout, sys.stderr):

@@ -112,7 +112,7 @@ def _piped_lines(pipe: BinaryIO) -> Iterator[str]:
             raise UserError(
                 f"line {number} of the standard input is {error.kind}: give it in UTF-8"
             ) from None
-        yield from (part.strip() for part in text.split("\n"))
+        yield from (part.strip() for part in text.removesuffix("\n").split("\n"))
 
 
 def _answer(decoder: "Decoder", messages: list[dict[str, str]], options: argparse.Namespace) -> str:

@@ -25,15 +25,15 @@ from types import FrameType
 
 from minimtp.errors import UserError
 
-# Settings of tqdm, the progress bar, which it takes from the environment. Others describe one
-# particular bar, and those that it cannot read end the program.
-TQDM_WORDS, TQDM_NUMBERS = ("TQDM_DISABLE",), ("TQDM_MININTERVAL", "TQDM_MAXINTERVAL")
+# tqdm takes the settings of every progress bar from variables that begin with TQDM_. Most would
+# break our bars (TQDM_TOTAL, TQDM_FILE), and those that it cannot read end the program.
+TQDM_TIMES = ("TQDM_MININTERVAL", "TQDM_MAXINTERVAL")
 
 
-def drop_unreadable_settings() -> None:
-    """Remove the settings of tqdm that do not fit our bars from this process's environment."""
-    for name in [name for name in os.environ if name.upper().startswith("TQDM_")]:
-        if name not in TQDM_WORDS and not (name in TQDM_NUMBERS and _is_time(os.environ[name])):
+def drop_settings_of_progress_bars() -> None:
+    """Remove tqdm's variables from this process's environment, but for the two intervals."""
+    for name in [name for name in os.environ if name.startswith("TQDM_")]:
+        if name not in TQDM_TIMES or not _is_time(os.environ[name]):
             del os.environ[name]
 
 

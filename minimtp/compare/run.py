@@ -191,8 +191,9 @@ def require_no_differences(agreements: Sequence[Figures]) -> None:
 
 
 def finished_result(out: Path, setting: Figures) -> Figures | None:
-    """Return the content of compare.json, None if there is none. Raises the errors of
-    `read_result`, and UserError for other configurations.
+    """Return the content of compare.json, None if there is none.
+
+    Raises UserError as `read_result` does, and if the configurations are not those of TITLES.
     """
     result = read_result(out, Result, setting)
     if result is None:

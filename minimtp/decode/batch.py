@@ -1,7 +1,7 @@
 """Batched generation. Each sequence is identical to the one generated alone.
 
 Every row has its own cache, drafter, draft length, end and random numbers (`row_seed`). The rows
-alternate, one round each. A cache takes memory, so at most AT_ONCE rows alternate, and when one
+alternate, one round each. A cache takes memory, so at most MAX_RUNNING rows alternate, and when one
 ends the next one begins. So row r of a batch is, token for token, the text that `start_generation`
 gives with the seed `row_seed(seed, r)`, whatever the other rows are.
 
@@ -24,7 +24,7 @@ from minimtp.decode.round import Round
 from minimtp.decode.states import DecodingStates
 from minimtp.errors import UserError, naming
 
-AT_ONCE = 16
+MAX_RUNNING = 16  # rows that have a cache at the same time
 
 
 def row_seed(seed: int, row: int) -> int:
@@ -57,9 +57,9 @@ class Batch:
         return next(self._unread)
 
     def rounds(self) -> Iterator[tuple[int, Round]]:
-        """Yield the remaining (row, round). At most AT_ONCE rows alternate."""
+        """Yield the remaining (row, round). At most MAX_RUNNING rows alternate."""
         while self._turns or self._waiting:
-            begins = self._waiting and len(self._turns) < AT_ONCE
+            begins = self._waiting and len(self._turns) < MAX_RUNNING
             row = (self._waiting if begins else self._turns).popleft()
             round_ = self.rows[row].next_round()
             if round_ is not None:

@@ -199,7 +199,9 @@ class Decoder:
         stop: str | bytes | Sequence[str | bytes] | None = (),
         repetition_penalty: float = 1.0,
     ) -> Batch:
-        """Continue each prompt as if it were alone (batch.py), with the options of `generate`."""
+        """Continue each prompt as if it were alone (batch.py), with the options of `generate`. At
+        most 16 texts run at the same time.
+        """
         options = self._options(max_new_tokens, sampling, seed, stop, repetition_penalty)
         return start_batch(self._states, [self._tokens(prompt) for prompt in prompts], options)
 

@@ -84,8 +84,8 @@ class ManagedDrafter:
             self._drafter.commit(hidden if self._drafter.reads_hidden else None, tokens)
             self.seconds += perf_counter() - started
 
-    def _check(self, drafts: Sequence[int], most: int) -> None:
+    def _check(self, drafts: Sequence[int], limit: int) -> None:
         size = self._vocabulary_size
-        if len(drafts) > most or min(drafts, default=0) < 0 or max(drafts, default=0) >= size:
+        if len(drafts) > limit or min(drafts, default=0) < 0 or max(drafts, default=0) >= size:
             name = type(self._drafter).__name__
-            raise ValueError(f"asked for {most} drafts below {size}, {name} gave {list(drafts)}")
+            raise ValueError(f"asked for {limit} drafts below {size}, {name} gave {list(drafts)}")

@@ -31,6 +31,7 @@ from minimtp.model.chat_template import resource
 from minimtp.model.tokenizer import Tokenizer
 
 SECONDS = 10  # of processor time, for all conversations of a call together
+LONGEST = 3600  # seconds of a process whose processor time the system does not limit
 Message = Mapping[str, Any]  # "role" and "content"
 
 
@@ -168,21 +169,25 @@ def _texts(tokenizer: Tokenizer, conversations: list, answer: bool) -> list[str]
 
 def _applied(request: bytes) -> dict[str, Any]:
     """Return the answer of `chat_template.py` to a request."""
-    endless = {"error": f"did not come to an end in {SECONDS} seconds"}
+    endless = {"error": f"did not come to an end in {SECONDS} seconds of processor time"}
     try:
         done = subprocess.run(
             [sys.executable, "-P", "-m", "minimtp.model.chat_template"],
             input=request,
             capture_output=True,
             env=child_environment(),
-            timeout=SECONDS if resource is None else None,
+            timeout=SECONDS if resource is None else LONGEST,
         )
     except subprocess.TimeoutExpired:
         return endless
     if done.returncode == 0:
         return json.loads(done.stdout)
-    if resource is not None and done.returncode == -signal.SIGXCPU:
+    if resource is not None and -done.returncode == signal.SIGXCPU:
         return endless
-    if done.returncode < 0:  # killed by the system
+    if resource is not None and -done.returncode in (
+        signal.SIGKILL,
+        signal.SIGABRT,
+        signal.SIGSEGV,
+    ):
         return {"error": "needs too much memory"}
     raise RuntimeError(f"applying the chat template failed: {done.stderr.decode(errors='replace')}")

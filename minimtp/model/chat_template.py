@@ -2,8 +2,9 @@
 
 A template comes from a stranger. Jinja's sandbox keeps it from files and modules, but not from
 endless loops or from strings that double a hundred times. So it gets a process with little memory
-and little processor time, and a template that needs more ends with that process. Time during which
-the process does not run, because the computer sleeps or is busy, does not count.
+and little processor time, and a template that needs more ends with that process. Linux limits both,
+macOS the time. Time during which the process does not run, because the computer sleeps or is busy,
+does not count.
 
 Standard input: {"template", "conversations": [messages, ...], "variables", "seconds"} as JSON.
 Standard output: {"texts": [...]} or {"error": ...}.
@@ -30,13 +31,13 @@ def limit_resources(seconds: int) -> None:
         return
     used = resource.getrusage(resource.RUSAGE_SELF)
     seconds += int(used.ru_utime + used.ru_stime)
-    for kind, most in (
+    for kind, maximum in (
         (resource.RLIMIT_AS, MAX_MEMORY),
         (resource.RLIMIT_CPU, seconds),
         (resource.RLIMIT_CORE, 0),
     ):
         _, hard = resource.getrlimit(kind)
-        limit = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        limit = maximum if hard == resource.RLIM_INFINITY else min(maximum, hard)
         with contextlib.suppress(OSError, ValueError):  # macOS does not have all of them
             resource.setrlimit(kind, (limit, hard))
 

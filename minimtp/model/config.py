@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 KV_CACHES = ("float32", "float16", "int8")  # number formats of a decoder's cache
+MAX_DRAFTS = 15  # with the pending token, 16 rows, the number that the kernels verify best
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """`minimtp plan`: is it worth it, on which hardware, and for how many requests?
 
-Plain functions, each with its equation. Nothing here needs an array library.
+Plain functions, each with its equation. costs/ needs no array library.
 
     costs/           bytes, seconds of a forward pass by the roofline, tokens per round
     measured.py      seconds of a forward pass: compare.json, or a run (measure_run.py)

@@ -6,7 +6,8 @@ round all running requests decode, and up to `chunk` rows of unread prompts join
 (chunked prefill, Agrawal et al. 2024, 2403.02310). A prompt's last row gives the first token.
 
 **Events.** Between two events (an arrival that can be admitted, a prompt that is read, a request
-that ends) every round has the same length, up to the growing cache, which is linear. So the
+that ends) every round has the same length, up to the growing caches and the place in
+a prompt, which are linear. So the
 simulation jumps from event to event. All running requests advance by the same number of tokens per
 round. The clock of a request's end is therefore the *progress* of the replica: the tokens that a
 request running from the start would have. A heap holds the progress at which each running request

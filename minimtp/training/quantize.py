@@ -171,8 +171,8 @@ def calibration_batches(
 def _spec(
     run: LoadedRun, grid: str | None, head_grid: str | None, embedding_grid: str | None
 ) -> QuantizationSpec:
-    """Return the grids to round to: those that the model was trained with if it was, else the
-    requested ones.
+    """Return the grids to round to: those of quantization-aware training if it has begun,
+    otherwise the requested ones.
     """
     if not run.fake_quantized:
         grid = grid or "q4_0"

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minimtp.decode.batch import AT_ONCE, row_seed, start_batch
+from minimtp.decode.batch import MAX_RUNNING, row_seed, start_batch
 from minimtp.decode.drafters.function import FunctionDrafter
 from minimtp.decode.options import GenerationOptions, start_generation
 from minimtp.decode.sampling.params import SamplingParams
@@ -126,5 +126,5 @@ def test_a_long_list_of_prompts_needs_no_more_caches_than_texts_that_alternate(c
         running.add(row)
         running -= {r for r in running if batch.rows[r].reason is not None}
         most = max(most, len(running))
-    assert most <= AT_ONCE and (count < AT_ONCE or most > AT_ONCE // 2)
+    assert most <= MAX_RUNNING and (count < MAX_RUNNING or most > MAX_RUNNING // 2)
     assert all(row.statistics.emitted == 9 for row in batch.rows)

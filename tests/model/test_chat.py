@@ -208,3 +208,12 @@ def test_a_file_of_the_current_folder_is_never_run(name, tmp_path, monkeypatch):
     (tmp_path / f"{name}.py").write_text("open('executed', 'w')")
     assert written("{{ messages[0]['content'] }}", [{"role": "user", "content": "hi"}]) == "hi"
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGTERM"), reason="needs signals")
+def test_a_process_that_somebody_stops_is_no_fault_of_the_template(monkeypatch):
+    run = subprocess.run
+    stopped = ["sh", "-c", "kill -TERM $$"]
+    monkeypatch.setattr(subprocess, "run", lambda command, **options: run(stopped, **options))
+    with pytest.raises(RuntimeError, match="applying the chat template failed"):
+        written(CHATML)

@@ -35,17 +35,28 @@ from minimtp.decode.model_runner import ModelRunner
 from minimtp.decode.options import checked_prompt, known_tokens
 from minimtp.model.loaded import LoadedModel
 
-__all__ = ["GeneratedText", "TextRequest", "generate_texts"]
+__all__ = ["GeneratedText", "TextRequest", "generate_texts", "prepare"]
 
 MAX_PLACES = 32  # of a thread; more rows would hardly make a pass faster per row
 CACHE_BYTES = 2**30  # of all threads
+
+
+def prepare(loaded: LoadedModel, kv_cache: str | None = None) -> ModelRunner | Decoder:
+    """Prepare a model for `generate_texts`, for callers who generate often.
+
+    kv_cache: number format of the caches on a CPU, as in `ModelRunner`. On a GPU, where texts are
+    generated one after another, the result is a decoder.
+    """
+    if array_module(loaded.model.trunk.final_norm.weight.data) is np:
+        return deploy(loaded.model, kv_cache=kv_cache)[0]
+    return Decoder(loaded, DraftConfig("none", rule="token"))
 
 
 def generate_texts(
     loaded: LoadedModel,
     requests: Sequence[TextRequest],
     *,
-    runner: ModelRunner | None = None,
+    prepared: ModelRunner | Decoder | None = None,
     threads: int = 1,
     advance: Callable[[int], object] = lambda tokens: None,
 ) -> list[GeneratedText]:
@@ -53,7 +64,7 @@ def generate_texts(
 
     A text ends at an end token of the tokenizer, unless its follow-up comes then, after
     `max_new_tokens`, where the model's context ends, or in a loop, if its request says so.
-    runner: the model prepared by `deploy`, for callers who generate often. None: it is prepared.
+    prepared: the result of `prepare`. None: the model is prepared here.
     threads: of the processor. The texts do not depend on it.
     advance: called with the number of new tokens, for a progress bar.
 
@@ -62,12 +73,13 @@ def generate_texts(
     """
     if not requests:
         return []
-    runner = runner or deploy(loaded.model)[0]
+    prepared = prepared or prepare(loaded)
+    runner = prepared.target if isinstance(prepared, Decoder) else prepared
     for request in requests:
         checked_prompt(request.prompt, runner)
         known_tokens(request.follow_up, runner)  # one that is too long is left out
-    if array_module(runner.final_norm) is not np:
-        return _one_by_one(loaded, requests, advance)
+    if isinstance(prepared, Decoder):
+        return _one_by_one(prepared, requests, advance)
     room = min(max(request.longest for request in requests), runner.context_length)
     places = _places(runner, room, len(requests), threads)
     found: list[GeneratedText | None] = [None] * len(requests)
@@ -99,10 +111,10 @@ def generate_texts(
 
 
 def _one_by_one(
-    loaded: LoadedModel, requests: Sequence[TextRequest], advance: Callable[[int], object]
+    decoder: Decoder, requests: Sequence[TextRequest], advance: Callable[[int], object]
 ) -> list[GeneratedText]:
     """Generate the requested texts with a decoder."""
-    decoder, found = Decoder(loaded, DraftConfig("none", rule="token")), []
+    found = []
     for request in requests:
         tokens, reason = _continued(decoder, request, request.prompt, request.seed)
         first_answer, given = None, 0  # given: tokens that the model did not generate

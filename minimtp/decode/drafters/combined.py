@@ -24,9 +24,10 @@ from collections.abc import Sequence
 
 from minimtp.backend import Array
 from minimtp.backend import numpy as np
-from minimtp.decode.drafters.drafter import MAX_DRAFTS, Backlog, Drafter
+from minimtp.decode.drafters.drafter import Backlog, Drafter
 from minimtp.decode.drafters.lookup import LENGTHS, MEMORY, NOT_FOUND, Lookup
 from minimtp.decode.rules.rule import Coupling, Rule, Scores
+from minimtp.model.config import MAX_DRAFTS
 
 HEADS = len(LENGTHS)  # the number of the source after the lookups
 

@@ -34,8 +34,6 @@ from minimtp.backend import numpy as np
 from minimtp.decode.rules.rule import Rule, Scores
 from minimtp.decode.rules.tree import Tree
 
-MAX_DRAFTS = 15  # with the pending token, 16 rows, the number that the kernels verify best
-
 
 class Drafter(Protocol):
     """See the module's docstring. Copy the arrays given to `commit` if you keep them, because the

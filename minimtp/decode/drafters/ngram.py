@@ -18,8 +18,8 @@ Drafts are one-hot (q(d) = 1): the target accepts a draft d with its own probabi
 
 from minimtp.backend import Array
 from minimtp.backend import numpy as np
-from minimtp.decode.drafters.drafter import MAX_DRAFTS
 from minimtp.decode.rules.rule import Rule
+from minimtp.model.config import MAX_DRAFTS
 
 
 class NgramDrafter:

@@ -7,9 +7,10 @@ from minimtp.decode.policy.estimates import RoundTimes
 from minimtp.decode.policy.plan import DraftPlan
 from minimtp.decode.statistics import Statistics
 
-TRIAL = 1.0  # plain rounds that one trial may lose; adaptive.py lists what others bring
-MAX_CREDIT = 48.0  # plain rounds; see adaptive.py
-MIN_ROUNDS = 2  # of a plan that times plain rounds
+# adaptive.py lists the results of other values.
+TRIAL = 1.0  # plain rounds that one trial may lose
+MAX_CREDIT = 48.0  # plain rounds
+MIN_ROUNDS = 2  # of the shortest plan
 
 
 class Planner(ABC):

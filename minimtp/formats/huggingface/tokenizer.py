@@ -87,8 +87,8 @@ def _begin_tokens(text: str, path: Path) -> tuple[int, ...]:
     Raises UserError if the file is damaged, or if the post-processor names an unknown token.
     """
     content = checked_content(text, str(path)).content
+    library = in_library(json.dumps(content), str(path))  # checks the form of the post-processor
     _require_known_tokens(content.get("post_processor"), path)
-    library = in_library(json.dumps(content), str(path))
     with_added = library.encode("a", add_special_tokens=True).ids
     plain = library.encode("a", add_special_tokens=False).ids
     for start in range(len(with_added)):

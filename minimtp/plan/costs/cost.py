@@ -11,6 +11,10 @@ seconds: whichever is slower hides the other. The groups and their operations ar
     attention projections, MLP    2 x weights x R
     output matrix                 2 x weights x B T
     attention to the cache        4 x layers x width of the queries x context x B T
+    attention of prompts          4 x layers x width of the queries x attended x P
+
+with the tokens that a row of a prompt attends to on average, half of a whole prompt. (Many rows
+share what they read of the cache, so it is not counted.)
 
 The peak is that of products with weights of their precision. Attention multiplies no weights, but
 floats, so its peak does not depend on the precision.

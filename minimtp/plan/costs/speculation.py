@@ -20,7 +20,7 @@ from functools import cached_property
 from itertools import accumulate
 from operator import mul
 
-from minimtp.decode.drafters.drafter import MAX_DRAFTS
+from minimtp.model.config import MAX_DRAFTS
 from minimtp.plan.costs.cost import PassCost
 
 

@@ -151,8 +151,8 @@ def check_place(folder: str | Path) -> None:
     other = next(filter(os.path.lexists, paths), None)
     if other and not there:
         raise UserError(
-            f"{shown_path(other)} belongs to another model, which a checkpoint beside it would "
-            "hide: choose another --out"
+            f"{shown_path(other)} seems to belong to another model, which a checkpoint beside it "
+            "would hide: choose another --out"
         )
     if check_file(Path(folder, RECIPE_NAME), RECIPE) and not there:  # a recipe is written last
         raise UserError(
@@ -215,8 +215,8 @@ def read(folder: str | Path, optimizer: bool = True) -> Checkpoint:
 
 
 def read_header(folder: str | Path) -> Checkpoint:
-    """Read the checkpoint of a run folder without its arrays, which takes no time. The checksum
-    covers the arrays, so it is not compared.
+    """Read the checkpoint of a run folder without its arrays, which is fast. The checksum covers
+    the arrays, so it is not compared.
 
     Raises the other errors of `read`.
     """

@@ -16,11 +16,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from minimtp.arguments import THREADS, whole
-from minimtp.backend import array_module, to_numpy
 from minimtp.backend import numpy as np
+from minimtp.backend import to_numpy
 from minimtp.decode.batched.request import GeneratedText, TextRequest
-from minimtp.decode.batched.texts import generate_texts
-from minimtp.decode.decoder import deploy
+from minimtp.decode.batched.texts import generate_texts, prepare
+from minimtp.decode.decoder import Decoder
 from minimtp.decode.model_runner import ModelRunner
 from minimtp.errors import UserError
 from minimtp.files import OneWriter, kind_at
@@ -173,12 +173,11 @@ class _Work:
         return self.model.tokenizer.vocabulary_size
 
     @cached_property
-    def runner(self) -> ModelRunner:
+    def prepared(self) -> ModelRunner | Decoder:
         """The model, prepared once for all parts. Most of the time is spent on reading the caches
         of the texts, so on the CPU they are in float16.
         """
-        on_cpu = array_module(self.model.model.trunk.final_norm.weight.data) is np
-        return deploy(self.model.model, kv_cache="float16" if on_cpu else None)[0]
+        return prepare(self.model, "float16")
 
     def finish(self, tokens: int) -> Generated:
         """Generate the parts that are missing for this many tokens."""
@@ -253,7 +252,7 @@ class _Work:
         new = generate_texts(
             self.model,
             [request for _, request in requests],
-            runner=self.runner,
+            prepared=self.prepared,
             threads=self.threads,
             advance=bar.update,
         )

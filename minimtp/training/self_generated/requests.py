@@ -63,7 +63,7 @@ class Lengths:
     part: int = 2**16
 
 
-def _memory() -> Any:
+def _cache() -> Any:
     """Return a field that begins as an empty dictionary and takes no part in comparisons."""
     return field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -83,11 +83,11 @@ class Requests:
     own_text: Corpus | None = None
     held_out: bool = False
     sampling: SamplingParams | None = None
-    # Filled when it is needed: texts by name, their side, functions by file, messages.
-    _texts: dict[str, list[tuple[str, bytes]]] = _memory()
-    _split: dict[str, list[bytes]] = _memory()
-    _functions: dict[bytes, list[str]] = _memory()
-    _pools: dict[int, list[str]] = _memory()
+    # Filled when they are needed: texts by name, their side, functions by file, messages.
+    _texts: dict[str, list[tuple[str, bytes]]] = _cache()
+    _split: dict[str, list[bytes]] = _cache()
+    _functions: dict[bytes, list[str]] = _cache()
+    _pools: dict[int, list[str]] = _cache()
 
     def of(self, kind: str, first: int, count: int) -> list[TextRequest]:
         """Return the requests from number `first` on.

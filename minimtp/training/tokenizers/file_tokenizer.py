@@ -214,14 +214,14 @@ class FileTokenizer:
     def _require_survival(self, name: str) -> None:
         """Raise UserError unless ordinary text comes back unchanged."""
         missing = sorted(ORDINARY - self._byte_tokens.keys())
-        names = {token: spelt for spelt, token in self._tokenizer.get_vocab().items()}
-        for token in self.end_tokens:
-            text = self._spelling.spelt(names.get(token, ""))
+        for token in self.end_tokens if missing else ():
+            text = (
+                self._spelling.spelt(self._names[token].decode()) if token in self._names else b""
+            )
             if len(text) == 1 and text[0] in missing:
-                character = repr(chr(text[0]))
                 raise UserError(
-                    f"{name}: token {token}, which ends a text (eos_token_id), is {character}, a "
-                    "character of ordinary text: correct eos_token_id"
+                    f"{name}: token {token}, which ends a text, is {chr(text[0])!r}, a character "
+                    "of ordinary text: correct eos_token_id (generation_config.json, config.json)"
                 )
         if missing:
             raise UserError(

@@ -30,6 +30,10 @@ SAMPLINGS = [
 ]
 
 
+def decoder_of(model):
+    return Decoder(model, DraftConfig("none", rule="token"))
+
+
 def random_model(kind="float", context=96, seed=0):
     """Return a random model, as if it had been loaded, in float32 or packed."""
     recipe = Recipe(
@@ -93,7 +97,9 @@ def test_a_greedy_text_with_a_rounded_cache_is_that_of_a_decoder_with_one(kv_cac
     requests = [TextRequest(r.prompt, r.max_new_tokens) for r in some_requests()]
     decoder = Decoder(model, DraftConfig("none"), kv_cache=kv_cache)
     runner = deploy(model.model, kv_cache=kv_cache)[0]
-    for request, text in zip(requests, generate_texts(model, requests, runner=runner), strict=True):
+    for request, text in zip(
+        requests, generate_texts(model, requests, prepared=runner), strict=True
+    ):
         expected = decoder.generate(request.prompt, max_new_tokens=request.max_new_tokens)
         assert text.tokens == list(expected)
 
@@ -124,7 +130,7 @@ def test_a_follow_up_comes_after_an_answer_that_ends_and_the_model_goes_on(monke
     follow_up = (end, 40, 41)
     asked = [TextRequest(r.prompt, 12, follow_up=follow_up) for r in requests]
     if one_by_one:
-        found = texts_module._one_by_one(model, asked, lambda tokens: None)
+        found = texts_module._one_by_one(decoder_of(model), asked, lambda tokens: None)
     else:
         found = generate_texts(model, asked, threads=2)
     followed = 0

@@ -247,9 +247,7 @@ def test_a_tokenizer_file_of_an_older_version_does_not_say_its_type(tmp_path):
 def test_an_end_token_that_is_a_character_of_ordinary_text_is_refused(tmp_path):
     folder = whole_folder(tmp_path / "model")
     change(folder, "generation_config.json", eos_token_id=97)
-    assert "token 97, which ends a text (eos_token_id), is 'a'" in refusal(
-        folder, folder / "tokenizer.json"
-    )
+    assert "token 97, which ends a text, is 'a'" in refusal(folder, folder / "tokenizer.json")
 
 
 @pytest.mark.parametrize(
@@ -263,3 +261,16 @@ def test_a_key_that_is_left_out_has_the_default_of_its_family(name, key, expecte
     (tmp_path / "config.json").write_text(json.dumps(config))
     found = read_config(tmp_path)
     assert (getattr(found, key) or found.num_attention_heads) == expected
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [{"type": "Sequence", "processors": 5}, {"type": "TemplateProcessing", "single": 5},
+     template("<s>") | {"special_tokens": 7}, template(["x"]), template(None),
+     {"type": "TemplateProcessing", "single": [{"SpecialToken": "x"}], "pair": [],
+      "special_tokens": {}}, 7, "x", []],
+)  # fmt: skip
+def test_a_post_processor_of_another_form_is_refused(stage, tmp_path):
+    folder = whole_folder(tmp_path / "model")
+    change(folder, "tokenizer.json", post_processor=stage)
+    refusal(folder, folder / "tokenizer.json")

@@ -103,6 +103,6 @@ for step in range(int(sys.argv[2]), 10**6):
 @pytest.mark.parametrize("name", checkpoint.HUGGINGFACE_FILES)
 def test_a_checkpoint_is_not_written_beside_another_model_which_it_would_hide(tmp_path, name):
     (tmp_path / name).write_text("{}")
-    with pytest.raises(UserError, match=f"{name} belongs to another model"):
+    with pytest.raises(UserError, match=f"{name} seems to belong to another model"):
         checkpoint.check_place(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [name]

@@ -19,7 +19,7 @@ from copy import copy
 from minimtp.backend import Array, array_module
 from minimtp.backend import numpy as np
 from minimtp.decode.cache import KeyValueCache, enlarged, room_for
-from minimtp.decode.drafters.drafter import MAX_DRAFTS, join_samples, of_all_tokens
+from minimtp.decode.drafters.drafter import join_samples, of_all_tokens
 from minimtp.decode.drafters.tree_growth import grow
 from minimtp.decode.model_runner import ModelRunner
 from minimtp.decode.rules.rule import PerturbedArgmax, Rule, Scores, VocabularyScores
@@ -32,6 +32,7 @@ from minimtp.kernels.plain.decoding.gated_head import (
     tokens_at,
 )
 from minimtp.kernels.plain.packed_linear import PreparedMatrix
+from minimtp.model.config import MAX_DRAFTS
 from minimtp.model.heads import Eagle3Heads
 
 

@@ -7,12 +7,13 @@ from copy import copy
 from minimtp.backend import Array, array_module
 from minimtp.backend import numpy as np
 from minimtp.decode.drafters.acceptance import SHARPNESS
-from minimtp.decode.drafters.drafter import MAX_DRAFTS, join_samples, of_all_tokens
+from minimtp.decode.drafters.drafter import join_samples, of_all_tokens
 from minimtp.decode.drafters.tree_growth import WIDTH, depth_first, grow
 from minimtp.decode.model_runner import ModelRunner
 from minimtp.decode.rules.rule import Rule, Scores, VocabularyScores
 from minimtp.decode.rules.tree import Tree
 from minimtp.kernels.plain.decoding.gated_head import PreparedFeedForward, draft_chain
+from minimtp.model.config import MAX_DRAFTS
 from minimtp.model.heads import (
     LargerTokenConditionedHeads,
     TokenConditionedHeads,
