@@ -145,6 +145,21 @@ def targets_of(tokens: Array, k: int, length: int, positions: slice = ALL) -> Ar
     return tokens[:, 1 + k : 1 + k + length][:, positions].reshape(-1)
 
 
+def covered_shares(model: LanguageModel, tokens: Array, positions: slice = ALL) -> np.ndarray:
+    """Return the share of the rows of each output, (1 + K,), whose token it can predict. It is less
+    than 1 for heads with a draft vocabulary. A loss divided by it is the mean over these rows.
+    """
+    shares = np.ones(1 + model.depth)
+    vocabulary = model.heads.draft_vocabulary if model.depth else None
+    if vocabulary is not None:
+        length = tokens.shape[1] - 1 - model.depth
+        for k in range(1, 1 + model.depth):
+            targets = targets_of(tokens, k, length, positions)
+            covered = int((vocabulary.indices_of(targets) >= 0).sum())
+            shares[k] = max(1, covered) / len(targets)
+    return shares
+
+
 def final_states(hidden: Array, model: LanguageModel) -> Array:
     """Return the trunk's final states (..., D) of its states (..., W)."""
     return hidden[..., : model.config.hidden_size]

@@ -75,7 +75,8 @@ def accumulate_gradients(
     constant, and would take more time than the heads. teacher_states: (B, T, W), the same for the
     teacher. W is D, or more for heads that read layers of the trunk.
     Returns float64 (1 + K,): L_0, ..., L_K in nats per row, measured on the text, NaN for an output
-    that was skipped. With a draft vocabulary, a row whose token is not in it counts as 0.
+    that was skipped. With a draft vocabulary, a row whose token is not in it counts as 0
+    (`head_loss.covered_shares`), so that the parts of a batch add up.
     """
     length = tokens.shape[1] - 1 - model.depth
     at_once = _windows_at_once(model, length, tokens)

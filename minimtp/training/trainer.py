@@ -25,6 +25,7 @@ from minimtp.engine.optim import AdamW
 from minimtp.engine.precision import matmul_precision
 from minimtp.engine.replicas import Replicas
 from minimtp.machine import require_memory
+from minimtp.model.head_loss import covered_shares
 from minimtp.model.loss import accumulate_gradients
 from minimtp.model.transformer import LanguageModel
 from minimtp.training import schedule
@@ -189,7 +190,7 @@ class Trainer:
     def _compute_gradients(self, tokens: Array) -> np.ndarray:
         """Compute the gradients of a batch, summed over shards and processes.
 
-        Returns the mean losses (1 + K,) in nats.
+        Returns the mean losses (1 + K,) in nats, over the rows whose token can be predicted.
         """
         recipe = self.recipe
         weights = np.array(schedule.head_weights(recipe, self.step))  # (K,)
@@ -231,7 +232,7 @@ class Trainer:
                 1 + len(weights),
             )
         self.group.sum_in_place(self.flat.gradients)
-        return losses
+        return losses / covered_shares(self.model, to_device(tokens, self.device), positions)
 
     def _quantize_when_due(self) -> None:
         """Fake-quantize the model at the first step that trains with rounded weights."""

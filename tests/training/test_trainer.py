@@ -77,3 +77,18 @@ def test_a_model_that_is_too_large_for_the_memory_is_refused_before_it_is_made(m
     monkeypatch.setattr("minimtp.machine.available_memory", lambda: needed - 1)
     with pytest.raises(UserError, match="training this model needs 0.[0-9] GiB of memory"):
         Trainer(recipe, None, CPU, shards=2)
+
+
+def test_the_losses_of_heads_with_a_draft_vocabulary_do_not_depend_on_the_shards():
+    recipe = recipe_of(
+        heads="token_conditioned", draft_depth=2, draft_vocabulary_size=3, head_stride=2
+    )
+    width = recipe.tokens_per_sequence + 3
+    tokens = np.random.default_rng(0).integers(0, 3, (recipe.batch_size, width))
+    tokens[1:] += np.random.default_rng(1).integers(0, 200, tokens[1:].shape)
+    found = []
+    for shards in (1, 2):
+        trainer = Trainer(recipe, None, CPU, shards)
+        trainer.model.heads.draft_vocabulary.ids.data[:] = [0, 1, 2]
+        found.append(trainer.advance(tokens)[0])
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
