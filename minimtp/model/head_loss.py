@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import islice
 
-from minimtp.backend import Array, array_module
+from minimtp.backend import Array, array_module, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.engine.tensor import Tensor, backpropagate, no_grad
 from minimtp.model.output_loss import Guide, joined_rows, output_loss
@@ -146,18 +146,15 @@ def targets_of(tokens: Array, k: int, length: int, positions: slice = ALL) -> Ar
 
 
 def covered_shares(model: LanguageModel, tokens: Array, positions: slice = ALL) -> np.ndarray:
-    """Return the share of the rows of each output, (1 + K,), whose token it can predict. It is less
-    than 1 for heads with a draft vocabulary. A loss divided by it is the mean over these rows.
+    """Return the share of the rows of each output, (1 + K,), whose token it can predict: 1 for the
+    trunk, less for heads with a draft vocabulary, which the model must have. A loss divided by it
+    is the mean over these rows.
     """
-    shares = np.ones(1 + model.depth)
-    vocabulary = model.heads.draft_vocabulary if model.depth else None
-    if vocabulary is not None:
-        length = tokens.shape[1] - 1 - model.depth
-        for k in range(1, 1 + model.depth):
-            targets = targets_of(tokens, k, length, positions)
-            covered = int((vocabulary.indices_of(targets) >= 0).sum())
-            shares[k] = max(1, covered) / len(targets)
-    return shares
+    length, vocabulary = tokens.shape[1] - 1 - model.depth, model.heads.draft_vocabulary
+    targets = [targets_of(tokens, k, length, positions) for k in range(1, 1 + model.depth)]
+    inside = vocabulary.indices_of(joined_rows(targets)).reshape(model.depth, -1) >= 0
+    covered = to_numpy(inside.sum(axis=1))  # one transfer from a GPU
+    return np.concatenate([[1.0], np.maximum(1, covered) / inside.shape[1]])
 
 
 def final_states(hidden: Array, model: LanguageModel) -> Array:

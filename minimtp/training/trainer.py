@@ -232,6 +232,8 @@ class Trainer:
                 1 + len(weights),
             )
         self.group.sum_in_place(self.flat.gradients)
+        if not self.model.depth or self.model.heads.draft_vocabulary is None:
+            return losses
         return losses / covered_shares(self.model, to_device(tokens, self.device), positions)
 
     def _quantize_when_due(self) -> None:
