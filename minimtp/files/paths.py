@@ -11,6 +11,7 @@ from minimtp.quoting import shown_path
 
 HEAD_SIZE = 4096  # bytes in which a file must show its kind
 WHITE_SPACE = b" \t\r\n"
+ATTEMPTS = 16  # at a folder that another process makes and removes at the same time
 # Do not follow a link, and do not wait for the other end of a pipe. Windows lacks these flags.
 SAFELY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 NOUNS = {
@@ -147,14 +148,18 @@ def check_folder(folder: str | Path) -> None:
 
 def make_folder(folder: str | Path) -> Path:
     """Create the folder and its parents if they do not exist. Raises UserError if that fails."""
-    check_folder(folder)
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"the folder {shown_path(folder)} cannot be made ({reason_for(error)}): "
-            f"{advice_for(error)}"
-        ) from None
+    for left in reversed(range(ATTEMPTS)):
+        check_folder(folder)
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            break
+        except OSError as error:
+            if isinstance(error, FileExistsError) and left:  # it was made and removed meanwhile
+                continue
+            raise UserError(
+                f"the folder {shown_path(folder)} cannot be made ({reason_for(error)}): "
+                f"{advice_for(error)}"
+            ) from None
     return Path(folder)
 
 
@@ -168,7 +173,8 @@ def _check_parents(path: Path, failure: str) -> None:
             noun = "a link that leads nowhere" if kind == "nothing" else "not a folder"
             raise UserError(f"{failure} ({shown_path(folder)} is {noun}): {OTHER}")
         folder = folder.parent
-    if not os.access(folder, os.W_OK):
+    # Another process may remove the folder and make it again meanwhile.
+    if not any(os.access(folder, os.W_OK) or not os.path.lexists(folder) for _ in range(ATTEMPTS)):
         read_only = hasattr(os, "statvfs") and os.statvfs(folder).f_flag & os.ST_RDONLY
         number = errno.EROFS if read_only else errno.EACCES
         error = OSError(number, os.strerror(number))
