@@ -1,20 +1,14 @@
 """A run that starts from a packed model begins with its bytes, and keeps its steps everywhere."""
 
 import dataclasses
-from types import SimpleNamespace
 
 import pytest
 
-from minimtp import kernels
 from minimtp.backend import numpy as np
 from minimtp.backend import to_device
 from minimtp.engine.module import map_parameters
 from minimtp.engine.tensor import no_grad
 from minimtp.errors import UserError
-from minimtp.model.loss import evaluate_losses
-from minimtp.quant import packing
-from minimtp.quant.grids import grid_named
-from minimtp.quant.packed_matrix import PackedEmbedding, PackedMatrix
 from minimtp.quant.qat.convert import convert
 from minimtp.training.quantize import quantize
 from minimtp.training.run import checkpoint
@@ -24,76 +18,15 @@ from minimtp.training.run.quantized_start import with_start
 from minimtp.training.run.start import Start
 from minimtp.training.run.train import train
 from tests.training.helpers import losses, quiet, recipe_of, stored
-
-GRIDS = ["q4_0", "q8_0", "int4-restricted-channel", "q4_0,qkv=q5_0"]
-
-
-@pytest.fixture
-def plain_kernels():
-    """Use the plain kernels, with which packed and fake-quantized products have the same bits."""
-    kernels.use("plain")
-    yield
-    kernels.use("auto")
-
-
-def from_start(grid="q4_0", steps=6, **changes):
-    """Return a recipe that trains from the codes and steps of a packed model."""
-    return recipe_of(
-        steps,
-        **{
-            "quantization": "qat", "weight_grid": grid, "weight_scales": "learned-from-start",
-            "freeze_embeddings": True, "step_learning_rate_factor": 20.0, "learning_rate": 1e-3,
-            "distill_weight": 1.0, "evaluation_tokens": 0,
-        } | changes,
-    )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory, corpus):
-    """A trained model, and its packed form for each grid and method, in folders of their own."""
-    folder = tmp_path_factory.mktemp("models")
-    untied = {"tied_embeddings": False, "heads": "parallel", "draft_depth": 1}
-    found = SimpleNamespace(full=folder / "full", untied=folder / "untied", packed={})
-    train(recipe_of(40), corpus, found.full, threads=1, report=quiet)
-    train(recipe_of(40, **untied), corpus, found.untied, threads=1, report=quiet)
-    for grid, method in [*((grid, "gptq") for grid in GRIDS), ("q4_0", "rtn"), ("q4_0", "hqq")]:
-        found.packed[grid, method] = folder / f"{grid}-{method}"
-        text = corpus if method == "gptq" else ()
-        quantize(
-            load_run(found.full), found.packed[grid, method], grid, method=method, calibration=text
-        )
-    quantize(load_run(found.untied), folder / "untied-packed", method="gptq", calibration=corpus)
-    found.packed["untied"] = folder / "untied-packed"
-    return found
-
-
-def start_of(models, packed=("q4_0", "gptq"), full=None, **changes):
-    full = full or models.full
-    given = {"start_from": full, "quantized_start": models.packed[packed], "teacher": full}
-    return Start(**given | changes)
-
-
-def trained(models, corpus, out, grid="q4_0", start=None, **changes):
-    start = start or start_of(models, (grid, "gptq"))
-    train(from_start(grid, **changes), corpus, out, start, threads=1, report=quiet)
-    return load_run(out)
-
-
-def values(model):
-    """Return the values of all packed matrices, and all other parameters, by name."""
-    packed = {n: m.dequantize() for n, m in model.named_modules() if isinstance(m, PackedMatrix)}
-    return packed | {name: p.data for name, p in model.named_parameters()}
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
-
-
-def outputs(model, depth=0):
-    tokens = np.arange(2 * (17 + depth)).reshape(2, -1) * 7 % 257
-    with no_grad():
-        hidden = model.hidden(tokens[:, :16]).data
-    return hidden.tobytes(), evaluate_losses(model, tokens)[0].tobytes()
+from tests.training.run.quantized_start.cases import (
+    GRIDS,
+    from_start,
+    outputs,
+    same,
+    start_of,
+    trained,
+    values,
+)
 
 
 @pytest.mark.parametrize(
@@ -285,71 +218,6 @@ def test_a_run_that_starts_from_a_model_on_a_gpu_is_the_run_from_the_host(
         start = start_of(models, start_from=full)
         found.append(values(trained(models, corpus, tmp_path / place, start=start).model))
     assert same(*found)
-
-
-def with_other_codes(model):
-    """Change a packed model's table so that the rule of its grid would choose other scales."""
-    packed = model.trunk.embedding.packed.copy()
-    packed[3, 2:34] = np.int8(90).view(np.uint8)  # no code is the extreme 127
-    model.trunk.embedding.packed = packed
-
-
-def test_a_table_that_was_not_rounded_to_nearest_has_to_be_frozen(models):
-    full, start = load_run(models.full), load_run(models.packed["q4_0", "gptq"])
-    with_other_codes(start.model)
-    parameters = {name: p.data for name, p in full.model.named_parameters()}
-    with pytest.raises(UserError, match="cannot change it: set freeze_embeddings"):
-        with_start(parameters, start, from_start(freeze_embeddings=False))
-
-
-@pytest.mark.parametrize("grid", ["q4_0", "q4_1", "q5_1", "int4-restricted-channel"])
-def test_a_frozen_table_of_gptq_keeps_its_bytes_to_the_end(
-    plain_kernels, models, corpus, tmp_path, grid
-):
-    start = quantize(
-        load_run(models.full), tmp_path / "start", method="gptq", calibration=corpus,
-        embedding_grid=grid,
-    )  # fmt: skip
-    given, changes = start_of(models, quantized_start=start), {"embedding_grid": grid}
-    run = trained(models, corpus, tmp_path / "run", start=given, **changes)
-    steps = checkpoint.read(tmp_path / "run").parameters["embedding.start_steps"]
-    rounded = packing.quantize(start.model.embedding.grid, run.model.embedding.weight.data)
-    assert steps.any() and not np.array_equal(rounded, start.model.embedding.packed)
-    packed = quantize(run, tmp_path / "packed")
-    assert np.array_equal(packed.model.embedding.packed, start.model.embedding.packed)
-    assert outputs(packed.model) == outputs(run.model)
-    heads = dataclasses.replace(
-        run.recipe, heads="parallel", draft_depth=1, freeze_trunk=True, distill_weight=0.0
-    )
-    train(
-        heads, corpus, tmp_path / "heads", Start(start_from=tmp_path / "run"), threads=1,
-        report=quiet,
-    )  # fmt: skip
-    with_heads = load_run(tmp_path / "heads")
-    assert outputs(with_heads.model.trunk) == outputs(run.model)
-    free = dataclasses.replace(run.recipe, freeze_embeddings=False, distill_weight=0.0)
-    with pytest.raises(UserError, match="training cannot change: set freeze_embeddings"):
-        train(free, corpus, tmp_path / "no", Start(start_from=tmp_path / "run"), report=quiet)
-
-
-def test_a_table_with_scales_that_cannot_be_stored_is_refused(models):
-    full, start = load_run(models.full), load_run(models.packed["q4_0", "gptq"])
-    parameters = {name: p.data for name, p in full.model.named_parameters()}
-    values = start.model.embedding.dequantize()
-    affine = grid_named("int4-affine-g32")
-    codes, scales = affine.encode(values)
-    packed = packing.pack(affine, codes // 2, scales)
-    start.model.embedding = PackedEmbedding(affine, packed)
-    with pytest.raises(UserError, match="quantize the model with a table on the grid q8_0"):
-        with_start(parameters, start, from_start())
-
-
-def test_a_start_from_other_weights_uses_the_packed_table_itself(models, tmp_path):
-    full, start = load_run(models.full), load_run(models.packed["q4_0", "gptq"])
-    parameters = {name: p.data for name, p in full.model.named_parameters()}
-    parameters["embedding.weight"] = parameters["embedding.weight"] + np.float32(0.3)
-    found = with_start(parameters, start, from_start())["embedding.weight"]
-    assert np.array_equal(found, start.model.embedding.dequantize())
 
 
 def test_a_damaged_step_is_refused_when_the_run_is_loaded(models, corpus, tmp_path):
