@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from minimtp.cli import main
 from minimtp.cli.generate import stream
+from minimtp.decode import decoder as decoding
 from minimtp.training.tokenizers.tokenizer import ByteTokenizer
 from tests.cli.helpers import refused
 
@@ -113,3 +114,21 @@ def test_of_several_prompts_the_one_that_is_too_long_is_named(capsys, run):
     Path("prompts.txt").write_text("a\nb\n" + "x" * 300 + "\nc\n")
     said = refused(capsys, "generate", "run", "--prompts", "prompts.txt")
     assert "prompt 3 of 4: the prompt has 300 tokens" in said
+
+
+def test_the_trace_compares_with_plain_decoding_on_as_many_threads_and_the_same_cache(
+    run, monkeypatch
+):
+    made, decoder = [], decoding.Decoder
+
+    def watched(*arguments, **options):
+        made.append(decoder(*arguments, **options))
+        return made[-1]
+
+    monkeypatch.setattr(decoding, "Decoder", watched)
+    options = ["--draft", "ngram", "--threads", "1", "--kv-cache", "float16", "--context", "16"]
+    assert main(["generate", "run", "--trace", "page.html", "--max-new-tokens", "4", *options]) == 0
+    drafting, plain = made
+    assert (drafting._threads, drafting._kv_cache) == (plain._threads, plain._kv_cache)
+    assert plain._threads == 1 and plain._kv_cache == "float16"
+    assert plain.target.context_length == drafting.target.context_length == 16

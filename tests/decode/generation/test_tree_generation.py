@@ -12,6 +12,7 @@ from minimtp.decode.options import GenerationOptions, start_generation
 from minimtp.decode.rules.block import BlockRule
 from minimtp.decode.rules.match import Match
 from minimtp.decode.rules.token import TokenRule
+from minimtp.decode.rules.tree import Tree
 from minimtp.decode.sampling.params import SamplingParams
 from minimtp.decode.states import DecodingStates
 from minimtp.decode.stopping import Stop
@@ -117,3 +118,17 @@ def test_logits_processors_see_the_path_that_leads_to_each_node_of_a_tree(rule):
                 )
                 == plain
             )
+
+
+@pytest.mark.parametrize(
+    "tokens", [[2, 5], [2, -1], [2, *[0] * 4]], ids=["unknown token", "negative token", "too many"]
+)
+def test_a_drafter_that_returns_an_invalid_tree_raises_an_error_instead_of_changing_the_text(
+    tokens,
+):
+    target = TableTarget(5, 30)
+    drafter = TableTreeDrafter(target)
+    tree = Tree(tokens, [0] + [1] * (len(tokens) - 1))
+    drafter.draft_tree = lambda nodes, depth, rule, min_acceptance: tree
+    with pytest.raises(ValueError, match="TableTreeDrafter gave"):
+        list(start_generation(target, drafter, PROMPT, GenerationOptions(max_new_tokens=9, tree=3)))

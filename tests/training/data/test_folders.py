@@ -298,3 +298,12 @@ def test_a_named_file_without_text_is_refused_with_what_was_found(tmp_path, cont
     with pytest.raises(UserError) as error:
         open_corpus([tmp_path / "it"])
     assert words in str(error.value) and len(str(error.value)) <= 300
+
+
+def test_text_that_does_not_fit_the_memory_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    (tmp_path / "small.txt").write_text("a" * 100)
+    (tmp_path / "large.txt").write_text("b" * 1000)
+    monkeypatch.setattr("minimtp.machine.total_memory", lambda: 4 * 1000)
+    assert files_and_folders([tmp_path / "large.txt"]).texts
+    with pytest.raises(UserError, match="the text does not fit into the memory of this machine"):
+        files_and_folders([tmp_path])
