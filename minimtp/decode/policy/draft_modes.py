@@ -26,6 +26,8 @@ current speed would emit
 tokens. So a node is worth its time if it is accepted with at least this probability.
 """
 
+from abc import ABC, abstractmethod
+
 from minimtp.decode.policy.estimates import Depths, LinearCost, RoundTimes, keep
 from minimtp.decode.policy.plan import DraftPlan
 from minimtp.decode.statistics import Statistics
@@ -36,7 +38,7 @@ from minimtp.decode.statistics import Statistics
 ACCEPTANCE = 0.8
 
 
-class DraftMode:
+class DraftMode(ABC):
     """Plans rounds that draft chains, or trees, and measures the time and speed of drafting."""
 
     def __init__(self, times: RoundTimes) -> None:
@@ -50,9 +52,9 @@ class DraftMode:
         """Tokens per second over about HORIZON rounds of this mode; 0 if there were none."""
         return self._tokens / self._seconds if self._seconds else 0.0
 
+    @abstractmethod
     def plan(self, max_drafts: int) -> tuple[DraftPlan, float]:
         """Return the plan of one round, and its extra time in units of a plain round."""
-        raise NotImplementedError(f"{type(self).__name__} does not implement plan()")
 
     def forget(self, rounds: int) -> None:
         """Discount older observations because of `rounds` newer rounds."""

@@ -78,7 +78,7 @@ class SingleProcess:
         failure, losses = None, np.zeros(count)
         try:
             losses = compute()
-        except Exception as error:
+        except Exception as error:  # of any kind: the other processes must not wait for this one
             failure = error
         table = self.gather(np.array([float(failure is not None), *losses]))  # (size, 1 + count)
         failed = np.flatnonzero(table[:, 0])
@@ -192,7 +192,7 @@ class ProcessGroup(SingleProcess):
             try:
                 nccl = import_module("cupy.cuda.nccl")
                 identity = nccl.get_unique_id() if self.rank == 0 else None
-            except Exception as error:
+            except Exception as error:  # of CuPy or NCCL, whose classes are undocumented
                 failure = error
             self._nccl_failed = self.any(failure is not None)
             if not self._nccl_failed:

@@ -27,6 +27,7 @@ from minimtp.backend import BLAS_THREAD_VARIABLES
 from minimtp.backend import numpy as np
 from minimtp.bench.baselines.pytorch.device import elapsed, on_stream, recorded, torch_on
 from minimtp.engine.precision import SIXTEEN_BITS
+from minimtp.extras import first_cause
 from minimtp.training import schedule
 from minimtp.training.build import build_model
 from minimtp.training.loss_scale import FIRST, PATIENCE
@@ -223,7 +224,7 @@ class CompiledTorchTrainer(TorchTrainer):
             self.torch.compile(lambda x: x + 1)(self.torch.zeros(2))
         # PyTorch raises a different class for each way in which a compiler can be missing.
         except Exception as error:
-            cause = str(error).splitlines()[0]
+            cause = first_cause(error)
             raise ImportError(f"torch.compile does not work here: {cause}") from None
         self.cosine, self.sine = self.torch.view_as_real(self.turns).unbind(-1)  # (T, 1, C/2) each
         self.loss = self.torch.compile(self.loss)
