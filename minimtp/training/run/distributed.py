@@ -15,6 +15,9 @@ before the next sum. A process that has ended is detected after MINIMTP_PATIENCE
 600), or as soon as the launcher asks the others to end. The unfinished step changes nothing: the
 first process saves the last finished step and prints the command that resumes the run.
 
+If a process is killed while it sends, MPICH reports the transfer as complete, without its data.
+Every process therefore numbers its transfers and confirms each sum with this number.
+
 MPICH's mpirun kills all processes as soon as one is killed. The last checkpoint is then complete. A
 small witness process survives and prints the command that resumes the run.
 
@@ -61,7 +64,10 @@ class SingleProcess:
     rank, size, local_rank, local_size = 0, 1, 0, 1
 
     def gather(self, values: np.ndarray) -> np.ndarray:
-        """Return the values (n,) float64 of every process: (size, n)."""
+        """Return the values (n,) float64 of every process: (size, n).
+
+        Raises ProcessLost if a process has ended.
+        """
         return values[None]
 
     def any(self, value: bool) -> bool:
@@ -127,6 +133,7 @@ class ProcessGroup(SingleProcess):
         self.local_rank, self.local_size = neighbours.rank, neighbours.size
         self._nccl: NcclSum | None = None
         self._nccl_failed = False
+        self._transfers = 0
         self._witness: subprocess.Popen | None = None
         self.prepare()
         atexit.register(self._end_all)  # an error anywhere must not leave the others waiting
@@ -134,9 +141,13 @@ class ProcessGroup(SingleProcess):
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (open until the process ends)
 
     def gather(self, values: np.ndarray) -> np.ndarray:
-        table = np.empty((self.size, len(values)))
-        self._wait(self._world.Iallgather(np.ascontiguousarray(values, np.float64), table))
-        return table
+        self._transfers += 1
+        row = np.array([self._transfers, *values], np.float64)  # (1 + n,)
+        table = np.full((self.size, row.size), np.nan)  # (size, 1 + n)
+        self._wait(self._world.Iallgather(row, table))
+        if np.any(table[:, 0] != self._transfers):
+            raise ProcessLost("another process has ended")
+        return table[:, 1:]
 
     def sum_in_place(self, array: Array) -> None:
         if array_module(array) is np:
@@ -184,6 +195,7 @@ class ProcessGroup(SingleProcess):
         for part in parts[1:]:
             total += part
         self._wait(self._world.Iallgatherv(total, (array, (counts, starts))))
+        self.gather(np.empty(0))  # a process that ended before the end of the sum is noticed here
 
     def _connect_nccl(self) -> bool:
         """Return whether NCCL connects the GPUs. Prints one line if it does not."""
@@ -231,10 +243,10 @@ class ProcessGroup(SingleProcess):
         if self._finished:
             return
         sys.stderr.flush()
-        self._dismiss_witness()  # this process has printed its own message
         if self.rank and self._training:
             time.sleep(TIME_TO_SAVE)  # the first process ends this one when it has saved
         time.sleep(TIME_TO_PRINT)
+        self._dismiss_witness()  # the message of this process has been printed
         self._world.Abort(2)
 
 

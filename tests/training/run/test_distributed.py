@@ -222,6 +222,69 @@ def _descendants(pid):
     return found - {pid}
 
 
+class DoneRequest:
+    def Test(self):
+        return True
+
+
+class TwoProcesses:
+    """An MPI whose second process sends what the first does, until it is killed.
+
+    From transfer number `killed_at` on, MPICH's answer: transfers are complete, without data.
+    """
+
+    COMM_TYPE_SHARED = None
+    rank, size = 0, 2
+
+    def __init__(self, killed_at=None):
+        self.COMM_WORLD, self.killed_at, self.transfers = self, killed_at, 0
+
+    def Split_type(self, kind):
+        return self
+
+    def Abort(self, code):
+        raise AssertionError("the launcher was asked to end all processes")
+
+    def _transfer(self, target, both):
+        if self.killed_at is None or self.transfers < self.killed_at:
+            target[...] = both
+        self.transfers += 1
+        return DoneRequest()
+
+    def Iallgather(self, row, table):
+        return self._transfer(table, np.stack([row, row]))
+
+    def Ialltoallv(self, sent, received):
+        own = received[0].shape[1]
+        return self._transfer(received[0], np.stack([sent[0][:own]] * 2))
+
+    def Iallgatherv(self, part, received):
+        return self._transfer(received[0], np.resize(part, received[0].shape))
+
+
+@pytest.mark.parametrize("killed_at", [*range(8), None])
+def test_a_transfer_that_ends_without_its_data_is_never_used(monkeypatch, killed_at):
+    monkeypatch.setattr(distributed.atexit, "register", lambda function: None)
+    group = distributed.ProcessGroup(TwoProcesses(killed_at), patience=1)
+
+    def step(value):
+        losses = group.sum_losses(lambda: np.array([value]), 1)
+        gradients = np.full(6, value, np.float32)
+        group.sum_in_place(gradients)
+        return losses, gradients
+
+    finished = 0
+    try:
+        for number in (1.0, 2.0):
+            losses, gradients = step(number)
+            assert losses == 2 * number and (gradients == 2 * number).all()
+            finished += 1
+    except distributed.ProcessLost as lost:
+        assert killed_at is not None and "another process has ended" in str(lost)
+    transfers_per_step = 4  # the losses, two for the sum, and its confirmation
+    assert finished == (2 if killed_at is None else killed_at // transfers_per_step)
+
+
 @needs_mpi
 def test_a_run_stopped_at_a_step_is_resumed_with_the_same_number_of_processes(tmp_path):
     result = run(tmp_path / "run", "--stop-at-step", "5")
