@@ -16,6 +16,7 @@ import math
 import os
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TypeAlias
@@ -56,7 +57,8 @@ import numpy  # noqa: E402  (the thread variables must be set first)
 __all__ = [
     "Array", "CACHE_LINE", "Device", "MAX_FLOAT16", "aligned_zeros", "array_module", "blas_threads",
     "blas_threads_warning", "can_compile_cuda", "choose_device", "empty_gpu_pool", "gpu_name",
-    "gpu_pool_bytes", "is_array", "keep_freed_memory", "numpy", "to_device", "to_numpy",
+    "gpu_pool_bytes", "is_array", "keep_freed_memory", "numpy", "return_freed_memory",
+    "to_device", "to_numpy",
 ]  # fmt: skip
 
 # A numpy.ndarray on the CPU or a cupy.ndarray, which has the same interface, on the GPU.
@@ -222,11 +224,25 @@ def keep_freed_memory() -> bool:
     `laptop` this causes 12,000 page faults per step and takes a twentieth of the time (a fifth with
     plain kernels). If the process keeps freed memory, a step reuses the addresses of the previous
     step. All threads share one heap, because glibc returns an empty heap to the system with any
-    settings. The process never shrinks after this call.
+    settings. After this call, the process shrinks only by `return_freed_memory`.
     """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, TypeError, AttributeError):  # Windows, macOS and musl have no mallopt
+    mallopt = _function_of_c("mallopt")
+    if mallopt is None:
         return False
     settings = ((M_ARENA_MAX, 1), (M_MMAP_THRESHOLD, MAX_HEAP_ARRAY), (M_TRIM_THRESHOLD, 2**31 - 1))
     return all([mallopt(setting, value) for setting, value in settings])
+
+
+def return_freed_memory() -> None:
+    """Return the memory that `keep_freed_memory` kept to the system, between two tasks."""
+    malloc_trim = _function_of_c("malloc_trim")
+    if malloc_trim is not None:
+        malloc_trim(0)
+
+
+def _function_of_c(name: str) -> Callable[..., int] | None:
+    """Return a function of the C library. Windows, macOS and musl lack glibc's own."""
+    try:
+        return getattr(ctypes.CDLL(None), name)
+    except (OSError, TypeError, AttributeError):
+        return None

@@ -5,6 +5,7 @@ and cache.
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -54,6 +55,37 @@ def pages(freed_memory: str) -> int:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has this setting")
 def test_a_training_step_reuses_the_memory_pages_of_the_previous_step():
     assert pages("kept") < 100 < 500 < pages("given back")
+
+
+KEPT_AND_RETURNED = """
+from pathlib import Path
+from minimtp.backend import keep_freed_memory, numpy, return_freed_memory
+
+def resident():
+    return next(
+        int(line.split()[1]) << 10
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("VmRSS:")
+    )
+
+keep_freed_memory()
+arrays = [numpy.ones(1 << 20, numpy.float32) for _ in range(64)]  # 256 MiB
+last = arrays.pop()  # its place is above all others: the heap cannot simply be cut
+del arrays
+kept = resident()
+return_freed_memory()
+print(kept - resident())
+"""
+
+
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc" or not Path("/proc/self/status").exists(),
+    reason="only glibc has this setting",
+)
+def test_kept_memory_is_returned_to_the_system_between_two_tasks():
+    run = [sys.executable, "-c", KEPT_AND_RETURNED]
+    returned = int(subprocess.run(run, capture_output=True, text=True, check=True).stdout)
+    assert returned >= 240 << 20
 
 
 @pytest.mark.skipif(

@@ -12,6 +12,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from minimtp import machine
+from minimtp.backend import return_freed_memory
 from minimtp.files import FileKind, write_text
 from minimtp.records import NonNegative, read_cache
 
@@ -39,6 +40,7 @@ class Steps:
     def step(self, name: str) -> Iterator[None]:
         """Time the `with` block as the step `name`, even if it is interrupted."""
         self._report(f"{name:<24} after {sum(self.seconds.values()):,.0f} s")
+        return_freed_memory()  # of the previous step, which this one's peak would include
         machine.reset_peak_memory()
         began = time.perf_counter()
         try:
