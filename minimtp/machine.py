@@ -179,8 +179,8 @@ def _container_cache() -> int:
 def available_memory() -> int | None:
     """Return the bytes that this process can still allocate, or None if the system does not say.
 
-    Linux: the memory that no program uses, within the limit of a container. The page cache counts
-    as free.
+    Linux: the memory that no program uses, within the limits of a container and of this process
+    (ulimit -v). The page cache counts as free.
     """
     try:
         meminfo = Path("/proc/meminfo").read_text(encoding="ascii")
@@ -190,16 +190,26 @@ def available_memory() -> int | None:
     with contextlib.suppress(OSError, ValueError):  # no container, or no limit
         used = _container_bytes("current") - _container_cache()
         free = min(free, max(0, _container_bytes("max") - used))
+    with contextlib.suppress(ImportError, OSError, StopIteration, ValueError):
+        import resource  # Windows has none
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit != resource.RLIM_INFINITY:
+            free = min(free, max(0, limit - _status_bytes("VmSize:")))
     return free
 
 
-def require_memory(size: int, what: str) -> None:
-    """Raise UserError unless `size` bytes are free. what: needs them; begins the message."""
+def require_memory(
+    size: int, what: str, advice: str = "close other programs, or use a smaller model"
+) -> None:
+    """Raise UserError unless `size` bytes are free. what: needs them; begins the message, which
+    ends with the advice.
+    """
     free = available_memory()
     if free is not None and size > free:
         raise UserError(
             f"{what} needs {size / 2**30:.1f} GiB of memory, but only {free / 2**30:.1f} GiB are "
-            "free: close other programs, or use a smaller model"
+            f"free: {advice}"
         )
 
 
@@ -215,7 +225,12 @@ def peak_memory_bytes() -> int | None:
     Mapped files count with the pages that were read. None if the system does not tell.
     """
     try:
-        lines = Path("/proc/self/status").read_text("ascii", "replace").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+        return _status_bytes("VmHWM:")
     except (OSError, StopIteration, ValueError):
         return None
+
+
+def _status_bytes(name: str) -> int:
+    """Return a number that Linux tells about the memory of this process."""
+    lines = Path("/proc/self/status").read_text("ascii", "replace").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))

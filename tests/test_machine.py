@@ -53,6 +53,15 @@ def test_a_container_limits_the_memory(monkeypatch):
     assert machine.total_memory() == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
+def test_the_limit_of_the_process_limits_the_memory(monkeypatch):
+    resource = pytest.importorskip("resource", reason="Windows has no such limit")
+    limit = machine._status_bytes("VmSize:") + 5 * 10**7
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (limit, limit))
+    assert 0 < machine.available_memory() <= 5 * 10**7
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (1, 1))
+    assert machine.available_memory() == 0
+
+
 def test_files_in_the_memory_of_a_container_count_as_free(monkeypatch):
     numbers = {"max": 10**8, "current": 9 * 10**7}
     monkeypatch.setattr(machine, "_container_bytes", numbers.__getitem__)

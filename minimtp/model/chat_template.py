@@ -21,6 +21,7 @@ except ImportError:  # Windows: the parent process limits the time, and nothing 
     resource = None
 
 MAX_MEMORY = 2**28  # bytes of address space
+MAX_MARKS = 2**18  # characters that a template may write beyond four times the conversation
 
 
 def limit_resources(seconds: int) -> None:
@@ -87,6 +88,9 @@ def apply(template: str, conversations: list, variables: dict) -> dict[str, obje
     try:
         compiled = environment.from_string(template)
         texts = [compiled.render(messages=messages, **variables) for messages in conversations]
+        for messages, text in zip(conversations, texts, strict=True):
+            if len(text) > MAX_MARKS + 4 * len(json.dumps(messages, ensure_ascii=False)):
+                return {"error": f"writes {len(text):,} characters for a short conversation"}
     except Refused as refusal:
         return {"error": f"refuses this conversation: {refusal}"}
     except jinja2.TemplateSyntaxError as error:

@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from minimtp.arguments import refuse
+from minimtp.model.config import MAX_VOCABULARY
 from minimtp.training.recipe_checks import EAGLE3_DEFAULTS, check_together
 from minimtp.training.settings import (
     FRACTION,
@@ -54,7 +55,7 @@ class Recipe:
     """The settings of one training run. Raises UserError for values that cannot be run."""
 
     # fmt: off
-    vocabulary_size: int = setting("model", 257, Range(2, 2**24),
+    vocabulary_size: int = setting("model", 257, Range(2, MAX_VOCABULARY),
         "number of tokens: 256 bytes and an end of document")
     context_length: int = setting("model", 256, Range(2, 2**20),
         "maximum number of tokens that the model attends to")
@@ -103,7 +104,7 @@ class Recipe:
         "train the heads only at every n-th position, at an n-th of the cost")
     freeze_trunk: bool = setting("heads", False, None,
         "train the heads only")
-    draft_vocabulary_size: int | None = setting("heads", None, Range(1, 2**24),
+    draft_vocabulary_size: int | None = setting("heads", None, Range(1, MAX_VOCABULARY),
         "draft only this many tokens, the most frequent ones of the text (default: all)")
     head_start_scale: float = setting("heads", 1.0, Range(0.0, 10.0, open=True),
         "factor on the initial weights of the head (0.5 for a pretrained trunk)")

@@ -245,7 +245,8 @@ class Trainer:
 
         self.quantized = True
         before = self.flat.data.copy() if self.average else None
-        self.model = prepare_qat(self.model, quantization_spec(self.recipe))
+        spec = quantization_spec(self.recipe)
+        self.model = prepare_qat(self.model, spec, resumed=self.step > first)
         if self.average:
             self.average.shift(before)
         self.replicas.close()

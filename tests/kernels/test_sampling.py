@@ -35,6 +35,16 @@ def test_choosing_a_token_whose_logit_is_not_finite_returns_minus_one(kernel, va
 
 
 @each_kernel
+@pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf])  # x86 computes NaNs with a sign
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_sampling_a_row_whose_logits_are_not_finite_returns_minus_one(kernel, value, temperature):
+    logits = np.zeros((3, 5), np.float32)
+    logits[1, 3] = value
+    temperatures = np.full(3, temperature, np.float32)
+    assert kernel.sample(logits, temperatures, np.zeros(3)).tolist() == [0, -1, 0]
+
+
+@each_kernel
 @given(
     seed=st.integers(0, 2**32),
     vocabulary=st.sampled_from([1, 511, 512, 513, 1700]),

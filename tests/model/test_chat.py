@@ -116,6 +116,7 @@ def test_the_name_of_a_mark_inside_a_message_stays_text(content):
         ("{{ 'x' * 1000000000000 }}", "too much memory"),
         ("{% set n = namespace(a='x') %}{% for i in range(99) %}{% set n.a = n.a ~ n.a %}"
          "{% endfor %}", "too much memory"),
+        ("{{ 'word ' * 200000 }}", "writes 1,000,000 characters"),
         ("{{ messages.__class__.__mro__ }}", "unsafe"),
         ("{{ cycler.__init__.__globals__ }}", "unsafe"),
         ("{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "recursion"),

@@ -5,6 +5,7 @@ from tests.mutants import edited, mutant, own
 from tests.quant.qat import (
     learned_cases,
     test_learned_gradients,
+    test_learned_modules,
     test_learned_steps,
     test_start_steps,
 )
@@ -38,6 +39,26 @@ def check_the_sign_of_steps():
 @mutant("quant.qat.learned:learned_scales", "LSQplus #12", test=check_the_sign_of_steps)
 def the_step_instead_of_its_logarithm_is_learned_and_becomes_negative(scales):
     return edited(scales, ("array_module(weight).exp(log_steps)", "(1 + log_steps)"))
+
+
+@mutant(
+    "quant.qat.prepare:_learned_linear",
+    "our own: a resumed run searched the first steps again",
+    test=test_learned_modules.test_prepare_qat_initializes_learned_steps_unless_they_are_resumed,
+)
+def learned_steps_of_zero_have_not_begun(learned_linear):
+    return edited(learned_linear, ("if not resumed", "if not log_steps.data.any()"))
+
+
+def check_the_first_steps():
+    test_learned_steps.test_initial_log_steps_are_finite_if_the_two_largest_weights_nearly_cancel(
+        "q4_0"
+    )
+
+
+@mutant("quant.qat.learned:_log_ratio", "our own", test=check_the_first_steps)
+def the_searched_step_has_the_sign_of_the_grids_own(log_ratio):
+    return edited(log_ratio, ("own * found > 0", "(own != 0) & (found != 0)"))
 
 
 Q4_0 = grid_named("q4_0")

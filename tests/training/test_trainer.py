@@ -2,8 +2,10 @@
 
 import pytest
 
+import minimtp
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
+from minimtp.training.run import checkpoint
 from minimtp.training.run.train import train
 from minimtp.training.trainer import Trainer
 from tests.training.helpers import CPU, losses, quiet, recipe_of
@@ -58,6 +60,40 @@ def test_the_average_of_learned_steps_starts_at_their_first_values(corpus, scale
         assert max(np.abs(array).max() for array in found.values()) > 0.05
         for name, array in found.items():
             np.testing.assert_allclose(trainer.average.state()[f"average.{name}"], array, atol=1e-6)
+    trainer.close()
+
+
+LEARNED_FROM_ZEROS = {  # matrices that are 0 when rounding begins have log steps of 0 for a while
+    "from the start": {"weight_scales": "learned", "weight_grid": "q4_0"},
+    "bound": {"weight_scales": "learned-bound", "weight_grid": "int4-restricted-g32"},
+    "with offsets": {"weight_scales": "learned-offset", "weight_grid": "q4_1"},
+    "that never change": {"weight_scales": "learned", "step_learning_rate_factor": 0.0},
+    "of heads that join later": {
+        "weight_scales": "learned", "quantize_from": 0.2, "heads": "sequential", "draft_depth": 2,
+        "curriculum": "forward",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LEARNED_FROM_ZEROS)
+def test_learned_steps_of_a_checkpoint_are_those_of_the_run_after_every_step(
+    tmp_path, corpus, name
+):
+    recipe = recipe_of(8, quantization="qat", **LEARNED_FROM_ZEROS[name])
+    trainer = Trainer(recipe, None, CPU, 1)
+    for step in range(8):
+        depth = recipe.draft_depth
+        trainer.advance(corpus.batch(step, seed=0, batch_size=4, context_length=16, depth=depth))
+        checkpoint.write(tmp_path, trainer.checkpoint(corpus, {}))
+        again = Trainer(recipe, checkpoint.read(tmp_path), CPU, 1)
+        again.restore_quantization()
+        loaded = minimtp.load(tmp_path, device="cpu").model
+        for model in (again.model, loaded):
+            for (name, ours), (_, theirs) in zip(
+                trainer.model.named_parameters(), model.named_parameters(), strict=True
+            ):
+                assert np.array_equal(ours.data, theirs.data), f"{name} after step {step + 1}"
+        again.close()
     trainer.close()
 
 

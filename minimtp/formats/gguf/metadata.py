@@ -12,12 +12,12 @@ from typing import NamedTuple
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
 from minimtp.formats.gguf.container import GgufFile, Value, short
+from minimtp.model.config import MAX_VOCABULARY
 from minimtp.training.recipe import MAX_DRAFT_DEPTH
 from minimtp.training.settings import exact
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 HEAD = "eagle3"  # the architecture of a draft head
-MAX_TOKENS = 2**24
 REQUIRED = object()
 WHOLE = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
 KINDS = {  # types in the file that a kind of key accepts, and the kind's name in messages
@@ -58,7 +58,7 @@ class Key(NamedTuple):
         return f"{words} of length {exact(self.low) if self.low == self.high else limits}"
 
 
-TOKEN_ID = Key("whole", 0, MAX_TOKENS - 1, None)
+TOKEN_ID = Key("whole", 0, MAX_VOCABULARY - 1, None)
 GENERAL = {
     "general.architecture": Key("text"),
     "minimtp.activations": Key("text", default=None),
@@ -67,10 +67,10 @@ GENERAL = {
     "split.count": Key("whole", 0, 2**16, 1),
     "tokenizer.ggml.model": Key("text"),
     "tokenizer.ggml.pre": Key("text", default="default"),
-    "tokenizer.ggml.tokens": Key("texts", 2, MAX_TOKENS),
-    "tokenizer.ggml.token_type": Key("wholes", 2, MAX_TOKENS, None),
-    "tokenizer.ggml.merges": Key("texts", 0, MAX_TOKENS, None),
-    "tokenizer.ggml.scores": Key("numbers", 2, MAX_TOKENS, None),
+    "tokenizer.ggml.tokens": Key("texts", 2, MAX_VOCABULARY),
+    "tokenizer.ggml.token_type": Key("wholes", 2, MAX_VOCABULARY, None),
+    "tokenizer.ggml.merges": Key("texts", 0, MAX_VOCABULARY, None),
+    "tokenizer.ggml.scores": Key("numbers", 2, MAX_VOCABULARY, None),
     "tokenizer.ggml.add_space_prefix": Key("flag", default=True),
     "tokenizer.ggml.bos_token_id": TOKEN_ID,
     "tokenizer.ggml.eos_token_id": TOKEN_ID._replace(default=REQUIRED),

@@ -18,7 +18,7 @@ from minimtp.formats.huggingface.config import ADVICE, Config
 from minimtp.formats.huggingface.config import FILE_NAME as CONFIG_FILE
 from minimtp.records import notice, read_file, read_json
 from minimtp.training.tokenizers.content import TokenId, TokenizerSettings, checked_content
-from minimtp.training.tokenizers.file_tokenizer import FileTokenizer, in_library
+from minimtp.training.tokenizers.file_tokenizer import FileTokenizer, attempt, in_library
 from minimtp.training.tokenizers.tokenizer import MAX_FILE_BYTES
 
 FILE_NAME = "tokenizer.json"
@@ -89,8 +89,9 @@ def _begin_tokens(text: str, path: Path) -> tuple[int, ...]:
     content = checked_content(text, str(path)).content
     library = in_library(json.dumps(content), str(path))  # checks the form of the post-processor
     _require_known_tokens(content.get("post_processor"), path)
-    with_added = library.encode("a", add_special_tokens=True).ids
-    plain = library.encode("a", add_special_tokens=False).ids
+    with attempt(str(path)):
+        with_added = library.encode("a", add_special_tokens=True).ids
+        plain = library.encode("a", add_special_tokens=False).ids
     for start in range(len(with_added)):
         if with_added[start : start + len(plain)] == plain:
             return tuple(with_added[:start])

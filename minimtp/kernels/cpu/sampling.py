@@ -89,8 +89,8 @@ def _sample(logits, temperatures, points, tokens):
         elif temperatures[row] == ZERO:
             tokens[row] = place_of_largest(z)
         else:
-            softmax_weights(z, inverse, weights)
-            tokens[row] = pick(points[row], weights)
+            total = softmax_weights(z, inverse, weights)
+            tokens[row] = pick(points[row], weights) if np.isfinite(total) else -1
 
 
 @compiled

@@ -212,8 +212,13 @@ def _own_and_searched_scales(grid: Grid, weight: Array, name: str) -> tuple[Scal
 
 
 def _log_ratio(own: Array, found: Array) -> Array:
-    """log(found / own), float32 (groups,); 0 if a step is 0."""
+    """log(found / own), float32 (groups,); 0 if a step is 0 or the two have different signs.
+
+    The sign of a step can be that of the largest weight. If the two largest weights of a group are
+    neighbouring floats of different signs, the search may round them to the same size and choose
+    the other sign, which no factor reaches.
+    """
     xp = array_module(own)
-    usable = (own != 0) & (found != 0)
+    usable = own * found > 0
     ratio = xp.where(usable, found, 1) / xp.where(usable, own, 1)
     return xp.log(ratio).reshape(-1).astype(xp.float32)

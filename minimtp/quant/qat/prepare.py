@@ -53,12 +53,18 @@ class EmbeddingWithScales(Embedding):
 
 
 def prepare_qat(
-    model: Module, spec: QuantizationSpec, linear: type[FakeQuantizedMatrix] = FakeQuantizedLinear
+    model: Module,
+    spec: QuantizationSpec,
+    linear: type[FakeQuantizedMatrix] = FakeQuantizedLinear,
+    *,
+    resumed: bool = False,
 ) -> Module:
     """Replace every `Linear` and `Embedding` of the model, in place, by a fake-quantized one with
     the same Parameter.
 
-    linear: the class that a Linear becomes. Returns the model. Works before and after parameters
+    linear: the class that a Linear becomes. resumed: learned steps have their values already, from
+    a checkpoint. Otherwise they start at the steps with the smallest squared error. Returns the
+    model. Works before and after parameters
     are moved into flat arrays. A table that is frozen already, or that has the scales of a packed
     table, is rounded here, once.
     Raises UserError, before anything is replaced, if a matrix or its inputs do not fit their grid;
@@ -82,7 +88,7 @@ def prepare_qat(
             table = FrozenEmbedding if is_fixed else FakeQuantizedEmbedding
             return table(module.weight, grid, spec, name, *scales)
         if isinstance(module, LinearWithStepParameters) and linear is FakeQuantizedLinear:
-            return _learned_linear(module, grid, spec, name)
+            return _learned_linear(module, grid, spec, name, resumed)
         return linear(module.weight, grid, spec, name)
 
     return with_cache(replace_modules(model, swap), spec.cache)
@@ -129,15 +135,15 @@ def add_learned_step_parameters(model: Module, spec: QuantizationSpec) -> Module
 
 
 def _learned_linear(
-    module: LinearWithStepParameters, grid: Grid, spec: QuantizationSpec, name: str
+    module: LinearWithStepParameters, grid: Grid, spec: QuantizationSpec, name: str, resumed: bool
 ) -> LearnedLinear | LinearFromStart:
-    """Start the learned parameters at the steps with the smallest squared error, unless they were
-    trained before or start from given steps.
+    """Start the learned parameters at the steps with the smallest squared error, unless they are
+    resumed or start from given steps.
     """
     log_steps, offsets = module.log_steps, module.offsets
     if module.start_steps is not None:
         return LinearFromStart(module.weight, grid, spec, name, log_steps, module.start_steps)
-    if not log_steps.data.any():
+    if not resumed:  # their values do not tell: trained log steps may all be 0
         weight = module.weight.data, f"{name}.weight"
         if offsets is None:
             log_steps.data[...] = first_log_steps(grid, *weight)

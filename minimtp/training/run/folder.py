@@ -96,7 +96,7 @@ def _build(folder: Path, stored: Checkpoint, chosen: Device) -> LoadedRun:
         if fake_quantized:
             from minimtp.quant.qat.prepare import prepare_qat
 
-            model = prepare_qat(model, quantization_spec(stored.recipe))
+            model = prepare_qat(model, quantization_spec(stored.recipe), resumed=True)
     return LoadedRun(
         path=folder,
         model=model,

@@ -8,15 +8,15 @@ from typing import Annotated, Any, NamedTuple
 from msgspec import Meta, Struct
 
 from minimtp.errors import UserError, shown
+from minimtp.model.config import MAX_VOCABULARY
 from minimtp.records import check_value, parse_json
 from minimtp.training.tokenizers.spellings import ByteLevel, Pieces
 
 ADVICE = "give a byte-level BPE file of the tokenizers library"
-MAX_TOKENS = 2**24
 MAX_UNUSED = 4096  # ids between the tokens that no token has, beside one for each token
 UNICODE_FORMS = ("NFC", "NFD", "NFKC", "NFKD")
 
-TokenId = Annotated[int, Meta(ge=0, lt=MAX_TOKENS)]
+TokenId = Annotated[int, Meta(ge=0, lt=MAX_VOCABULARY)]
 
 
 class AddedToken(Struct):
@@ -53,7 +53,7 @@ class StoredSettings(Struct):
     end_tokens: list[TokenId] = []
     begin_tokens: list[TokenId] = []
     chat_template: str | None = None
-    vocabulary_size: Annotated[int, Meta(ge=2, le=MAX_TOKENS)] | None = None
+    vocabulary_size: Annotated[int, Meta(ge=2, le=MAX_VOCABULARY)] | None = None
 
 
 @dataclass(frozen=True)

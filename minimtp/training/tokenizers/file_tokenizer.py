@@ -23,22 +23,26 @@ Many vocabularies lack a few bytes that texts hardly contain, such as control ch
 """
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from minimtp import extras
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError, shown
+from minimtp.machine import require_memory
 from minimtp.model.tokenizer import PROBES
 from minimtp.training.tokenizers.byte_tokenizer import as_bytes
 from minimtp.training.tokenizers.content import TokenizerSettings, checked_content
+from minimtp.training.tokenizers.cuts import places_to_cut
 from minimtp.training.tokenizers.spellings import Pieces
 
 END_NAMES = ("<|endoftext|>", "</s>", "<|im_end|>", "<eos>", "[SEP]")
 PIECE = 2**18  # characters that the library gets at once, if a text can be cut
-# A single line end between letters: all known patterns end a word there, whatever follows.
-CUT = re.compile(r"[A-Za-z]\n(?=[A-Za-z])")
+LONG = 16 * PIECE  # characters at once from which the memory is checked
+MEMORY = 400  # bytes that the library needs for each byte of a text, at most
 # Bytes that every text may contain: printable ASCII, tab and line ends, and the bytes of UTF-8 for
 # characters up to U+3FFFF.
 ORDINARY = {9, 10, 13, *range(0x20, 0x7F), *range(0x80, 0xC0), *range(0xC2, 0xF1)}
@@ -70,9 +74,12 @@ class FileTokenizer:
         self.prompt_prefix = self._spelling.prompt_prefix
         self._content = json.dumps(checked.content, ensure_ascii=False)
         self._tokenizer = in_library(json.dumps(checked.library, ensure_ascii=False), name)
+        with attempt(name):
+            self._tokenizer.encode("a")  # some faults of a file show only now
         if not isinstance(self._spelling, Pieces):
             _require_byte_level(self._tokenizer, name)
-        self._settings = settings = settings or TokenizerSettings()
+        self._name, self._settings = name, settings or TokenizerSettings()
+        settings = self._settings
         known = self._tokenizer.get_vocab()
         self.special_tokens = {
             added.content: token
@@ -103,7 +110,7 @@ class FileTokenizer:
             for byte, spelling in enumerate(self._spelling.byte_names)
             if spelling in known and self._bytes.get(known[spelling]) == bytes([byte])
         }
-        self._can_cut = self._is_cut_at_lines()
+        self._cuts = places_to_cut(self._in_library, self._bytes.values())
         self._require_survival(name)
 
     def encode(self, text: str | bytes, special: bool = False) -> np.ndarray:
@@ -149,17 +156,24 @@ class FileTokenizer:
                     yield np.array(self._encode_unicode(piece), np.int64)
 
     def _cut(self, text: str) -> Iterator[str]:
-        """Yield the text in pieces whose tokens are those of the whole text. The library needs some
-        hundred bytes per token.
+        """Yield the text in pieces whose tokens are those of the whole text.
+
+        Raises UserError if a piece that cannot be cut does not fit into the memory.
         """
         start = 0
-        while self._can_cut and len(text) - start > PIECE:
-            place = CUT.search(text, start + PIECE)
-            if place is None:
-                break
-            yield text[start : place.end()]
-            start = place.end()
-        yield text[start:]
+        while start < len(text):
+            place = None
+            if self._cuts and len(text) - start > PIECE:
+                place = self._cuts.search(text, start + PIECE)
+            end = place.end() if place else len(text)
+            if end - start > LONG:
+                require_memory(
+                    len(text[start:end].encode()) * MEMORY,
+                    f"a text of {end - start:,} characters without a place to cut it",
+                    "put line ends into it, or give less text",
+                )
+            yield text[start:end]
+            start = end
 
     def _encode_unicode(self, text: str) -> list[int]:
         tokens = self._in_library(text)
@@ -173,7 +187,9 @@ class FileTokenizer:
         return tokens
 
     def _in_library(self, text: str) -> list[int]:
-        return self._tokenizer.encode(self._spelling.prepare(text), add_special_tokens=False).ids
+        with readable(self._name):
+            found = self._tokenizer.encode(self._spelling.prepare(text), add_special_tokens=False)
+        return found.ids
 
     def _byte_token(self, byte: int) -> int:
         if byte not in self._byte_tokens:
@@ -201,15 +217,6 @@ class FileTokenizer:
         for token, text in self._bytes.items():
             counts[token] = len(text)
         return counts
-
-    def _is_cut_at_lines(self) -> bool:
-        """Return whether no token, and no word, goes from the end of a line into the next one."""
-        if any(re.search(rb"\n[A-Za-z]", text) for text in self._bytes.values()):
-            return False
-        return all(
-            self._in_library(line + "And") == self._in_library(line) + self._in_library("And")
-            for line in ("the cat\n", "A\n", "it's\n")
-        )
 
     def _require_survival(self, name: str) -> None:
         """Raise UserError unless ordinary text comes back unchanged."""
@@ -251,25 +258,56 @@ class FileTokenizer:
 
 
 def in_library(content: str, name: str) -> Any:
+    """Return the tokenizer of the library. Raises UserError if the library cannot read it."""
     tokenizers = extras.require("tokenizers", name)
-    try:
+    with attempt(name):
         tokenizer = tokenizers.Tokenizer.from_str(content)
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException:  # the library raises bare Exception, and its Rust code may panic
-        raise UserError(
-            f"{name} is not a tokenizer that the installed library tokenizers can read: give a "
-            "tokenizer.json"
-        ) from None
     tokenizer.encode_special_tokens = True  # names of special tokens in a text are text
     return tokenizer
 
 
-def _require_byte_level(tokenizer: Any, name: str) -> None:
+@contextmanager
+def readable(name: str) -> Iterator[None]:
+    """Raise UserError if the library fails in the `with` block."""
     try:
-        spaces = tokenizer.decoder.decode(["\u0120"])
-    except Exception:  # no decoder, or one that fails
-        spaces = None
+        yield
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException:  # the library raises bare Exception, and its Rust code may panic
+        raise UserError(
+            f"{name} is not a tokenizer that the installed library tokenizers can use: give a "
+            "tokenizer.json"
+        ) from None
+
+
+@contextmanager
+def attempt(name: str) -> Iterator[None]:
+    """Like `readable`, and hide what the library writes to the error output when it panics."""
+    with readable(name), _silent():
+        yield
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    try:
+        kept = os.dup(2)
+    except OSError:  # it is closed
+        yield
+        return
+    try:
+        with open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _require_byte_level(tokenizer: Any, name: str) -> None:
+    spaces = None
+    if tokenizer.decoder is not None:
+        with readable(name):
+            spaces = tokenizer.decoder.decode(["\u0120"])
     if spaces != " ":
         raise UserError(f"{name} is not byte-level: give a byte-level BPE file")
 

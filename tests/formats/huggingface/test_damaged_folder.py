@@ -235,6 +235,28 @@ def test_a_post_processor_that_names_an_undeclared_token_is_refused(nested, tmp_
     )
 
 
+@pytest.mark.parametrize(
+    "change_of",
+    [
+        {"pre_tokenizer": {"type": "FixedLength", "length": 0}},
+        {"post_processor": template(None) | {
+            "single": [{"Sequence": {"id": "B", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": name, "type_id": 0}} for name in "AB"],
+        }},
+    ],
+    ids=["words of length 0", "a second text in a template for one"],
+)  # fmt: skip
+def test_a_tokenizer_that_the_library_reads_but_cannot_use_gets_one_sentence(
+    change_of, tmp_path, capfd
+):
+    folder = whole_folder(tmp_path / "model")
+    change(folder, "tokenizer.json", **change_of)
+    assert "is not a tokenizer that the installed library" in refusal(
+        folder, folder / "tokenizer.json"
+    )
+    assert capfd.readouterr().err == ""  # not even what the library itself would print
+
+
 def test_a_tokenizer_file_of_an_older_version_does_not_say_its_type(tmp_path):
     folder = whole_folder(tmp_path / "model")
     expected = minimtp.load(folder).tokenizer.encode("def f(x):")

@@ -54,20 +54,21 @@ def test_learned_steps_survive_conversion_and_storage(plain, kind, scales, grid)
     check_that_all_forms_agree(model, model.trunk.blocks[0].attention.qkv.spec, tied=True)
 
 
-def test_prepare_qat_initializes_learned_steps_unless_they_are_already_trained():
+def test_prepare_qat_initializes_learned_steps_unless_they_are_resumed():
     model, spec = build(), QuantizationSpec(weights="int2-restricted-g32", scales="learned")
     add_learned_step_parameters(model, spec)
     steps = {name: p for name, p in model.named_parameters() if name.endswith("log_steps")}
     assert len(steps) == 4 * SHAPE.num_layers and not any(p.data.any() for p in steps.values())
     prepare_qat(model, spec)
     assert all(p.data.any() for p in steps.values())
-    again = build()
-    add_learned_step_parameters(again, spec)
-    for name, parameter in again.named_parameters():
-        if name in steps:
-            parameter.data[...] = 0.25
-    prepare_qat(again, spec)
-    assert all((p.data == 0.25).all() for name, p in again.named_parameters() if name in steps)
+    for value in (0.25, 0.0):  # a matrix that was 0 has log steps of 0 even after the first step
+        again = build()
+        add_learned_step_parameters(again, spec)
+        for name, parameter in again.named_parameters():
+            if name in steps:
+                parameter.data[...] = value
+        prepare_qat(again, spec, resumed=True)
+        assert all((p.data == value).all() for name, p in again.named_parameters() if name in steps)
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,15 @@ def test_groups_of_zeros_start_with_the_grids_own_step_next_to_groups_that_do_no
         assert (np.delete(t, 1) != 0).any()
 
 
+@pytest.mark.parametrize("name", ["q4_0", "q5_0", "int3-ggml-signed-g32"])
+def test_initial_log_steps_are_finite_if_the_two_largest_weights_nearly_cancel(name):
+    """The sign of the step is that of the largest weight, which rounding can exchange."""
+    x = (np.random.default_rng(0).standard_normal((300, 32)) * 0.02).astype(np.float32)
+    x[:, 3] = 1.3 * np.abs(x).max(axis=1)
+    x[:, 20] = -np.nextafter(x[:, 3], np.float32(9))
+    assert np.isfinite(first_log_steps(grid_named(name), x)).all()
+
+
 def test_initial_log_steps_are_correct_even_if_an_own_or_searched_step_is_one():
     grid = grid_named("int2-restricted-g32-f32")
     rng = np.random.default_rng(3)
