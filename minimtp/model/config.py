@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 KV_CACHES = ("float32", "float16", "int8")  # number formats of a decoder's cache
-MAX_VOCABULARY = 2**20  # the drafters that search a text keep a token as a character, below 1.1 M
 MAX_DRAFTS = 15  # with the pending token, 16 rows, the number that the kernels verify best
 
 

@@ -20,7 +20,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from minimtp.arguments import refuse
-from minimtp.model.config import MAX_VOCABULARY
 from minimtp.training.recipe_checks import EAGLE3_DEFAULTS, check_together
 from minimtp.training.settings import (
     FRACTION,
@@ -33,6 +32,7 @@ from minimtp.training.settings import (
     setting,
 )
 
+MAX_VOCABULARY = 2**20  # the drafters that search a text keep a token as a character, below 1.1 M
 MAX_DRAFT_DEPTH = 64  # tokens after the next one that heads may predict
 # The choices of quant/ and engine/. They are repeated because importing these packages is slow. A
 # test compares them.

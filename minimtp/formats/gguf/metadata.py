@@ -12,8 +12,7 @@ from typing import NamedTuple
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
 from minimtp.formats.gguf.container import GgufFile, Value, short
-from minimtp.model.config import MAX_VOCABULARY
-from minimtp.training.recipe import MAX_DRAFT_DEPTH
+from minimtp.training.recipe import MAX_DRAFT_DEPTH, MAX_VOCABULARY
 from minimtp.training.settings import exact
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")

@@ -8,8 +8,8 @@ from typing import Annotated, Any, NamedTuple
 from msgspec import Meta, Struct
 
 from minimtp.errors import UserError, shown
-from minimtp.model.config import MAX_VOCABULARY
 from minimtp.records import check_value, parse_json
+from minimtp.training.recipe import MAX_VOCABULARY
 from minimtp.training.tokenizers.spellings import ByteLevel, Pieces
 
 ADVICE = "give a byte-level BPE file of the tokenizers library"

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minimtp.decode.drafters.lookup import LENGTHS, NOT_FOUND, Lookup
-from minimtp.model.config import MAX_VOCABULARY
+from minimtp.training.recipe import MAX_VOCABULARY
 
 tokens = st.sampled_from([0, 1, 0xD800, MAX_VOCABULARY - 1])
 texts = st.lists(st.lists(tokens, min_size=1, max_size=40), min_size=1, max_size=4)
