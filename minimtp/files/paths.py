@@ -22,6 +22,7 @@ NOUNS = {
     S_ISSOCK: "socket",
 }
 OTHER = "choose another path"
+FILE_NEEDED = "give the name of a file to write"
 ADVICE = {
     "ENOSPC": f"free disk space, or {OTHER}",
     "EDQUOT": f"delete files to get below your disk quota, or {OTHER}",
@@ -93,6 +94,8 @@ def check_file(path: str | Path, kind: FileKind) -> bool:
     Returns whether there is such a file already. Raises UserError if something else is there, or if
     its folder cannot be made or written.
     """
+    if str(path).endswith("/"):  # Path forgets it
+        raise UserError(f"{shown_path(path)} is the name of a folder: {FILE_NEEDED}")
     path = Path(path)
     if not check_regular(path):
         return False
@@ -111,7 +114,7 @@ def check_regular(path: Path) -> bool:
     except (OSError, ValueError) as error:
         raise cannot_write(path, error) from None
     if S_ISDIR(mode):
-        raise UserError(f"{shown_path(path)} is a folder: give the name of a file to write")
+        raise UserError(f"{shown_path(path)} is a folder: {FILE_NEEDED}")
     if not S_ISREG(mode):
         noun = next((noun for test, noun in NOUNS.items() if test(mode)), "special file")
         raise UserError(

@@ -334,3 +334,8 @@ def test_ctrl_c_while_a_temporary_is_made_leaves_nothing_behind(make, tmp_path, 
     with pytest.raises(KeyboardInterrupt), make(tmp_path):
         raise AssertionError("the block must not run")
     assert [*tmp_path.iterdir()] == []
+
+
+def test_a_file_with_the_name_of_a_folder_is_refused(tmp_path):
+    with pytest.raises(UserError, match="new/ is the name of a folder: give the name of a file"):
+        check_file(f"{tmp_path}/new/", FileKind("a test file", begins=b"{"))
