@@ -1,15 +1,8 @@
-"""Compiled softmax, cross-entropy and gradient of embeddings, as `kernels/plain` defines them."""
+"""Compiled cross-entropy and gradient of embeddings, as `kernels/plain` defines them."""
 
 from minimtp.backend import numpy as np
 from minimtp.kernels.cpu.compiling import compiled, reassociate
-from minimtp.kernels.cpu.math import (
-    ONE,
-    ZERO,
-    exponential,
-    exponentiate,
-    largest,
-    sum_of_exponentials,
-)
+from minimtp.kernels.cpu.math import ZERO, exponential, largest, sum_of_exponentials
 
 
 def cross_entropy(logits, targets):
@@ -47,59 +40,6 @@ def _cross_entropy_backward(logits, targets, log_sum_exp, grad, result):
             result[i, j] = exponential(logits[i, j] - log_sum_exp[i]) * scale
         if target >= 0:
             result[i, target] -= scale
-
-
-def softmax_rows(logits):
-    _softmax_rows(logits)
-    return logits
-
-
-@compiled
-def _softmax_rows(logits):
-    for i in range(logits.shape[0]):
-        inverse = ONE / exponentiate(logits[i], largest(logits[i]), ONE)
-        for j in range(logits.shape[1]):
-            logits[i, j] *= inverse
-
-
-def soft_cross_entropy(logits, targets):
-    logits, targets = np.ascontiguousarray(logits), np.ascontiguousarray(targets)
-    losses, log_sum_exp = np.empty(len(logits), np.float32), np.empty(len(logits), np.float32)
-    _soft_cross_entropy(logits, targets, losses, log_sum_exp)
-    return losses, log_sum_exp
-
-
-@compiled
-def _soft_cross_entropy(logits, targets, losses, log_sum_exp):
-    for i in range(logits.shape[0]):
-        shift = largest(logits[i])
-        log_sum_exp[i] = shift + np.log(sum_of_exponentials(logits[i], shift))
-        losses[i] = _expected_difference(targets[i], log_sum_exp[i], logits[i])
-
-
-@compiled(fastmath=reassociate)
-def _expected_difference(weights, shift, row):
-    """Return the sum of weights * (shift - row)."""
-    total = ZERO
-    for j in range(row.shape[0]):
-        total += weights[j] * (shift - row[j])
-    return total
-
-
-def soft_cross_entropy_backward(logits, targets, log_sum_exp, grad):
-    logits, targets = np.ascontiguousarray(logits), np.ascontiguousarray(targets)
-    result = np.empty_like(logits)
-    grad = np.ascontiguousarray(grad)
-    _soft_cross_entropy_backward(logits, targets, log_sum_exp, grad, result)
-    return result
-
-
-@compiled
-def _soft_cross_entropy_backward(logits, targets, log_sum_exp, grad, result):
-    for i in range(logits.shape[0]):
-        for j in range(logits.shape[1]):
-            probability = exponential(logits[i, j] - log_sum_exp[i])
-            result[i, j] = (probability - targets[i, j]) * grad[i]
 
 
 def mixed_cross_entropy(logits, targets, text_grad, guide, guide_grad):
