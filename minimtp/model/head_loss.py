@@ -94,12 +94,11 @@ def _loss_of_states(
         guide = None if guide is None else guide.only(tokens >= 0)
     weight = joined_rows([xp.full(size, w / size, rows[0].dtype) for w in weights.tolist()])
     of_text, of_guide = (weight, None) if guide is None else (None, weight)
-    loss = output_loss(
+    nats, gradient = output_loss(
         model.draft_logits, width, joined_rows(rows), tokens, of_text, guide, of_guide
     )
-    nats = loss.nats.reshape(len(states), size).mean(axis=1)
-    gradients = loss.gradient.reshape(len(states), *states[0].shape)
-    return list(nats), list(gradients)
+    nats = nats.reshape(len(states), size).mean(axis=1)
+    return list(nats), list(gradient.reshape(len(states), *states[0].shape))
 
 
 def trunk_guides(model: LanguageModel, hidden: Array, positions: slice) -> Iterator[Guide]:

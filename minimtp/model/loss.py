@@ -119,7 +119,7 @@ def accumulate_gradients(
         if teacher is not None and weight * distill_weight:
             guide = Guide(rows_of(final_states(teacher_states, teacher)), teacher.logits)
         rows = inputs.size
-        text_loss = output_loss(
+        nats, gradient = output_loss(
             model.logits,
             model.config.vocabulary_size,
             final_states(hidden.data, model),
@@ -128,7 +128,7 @@ def accumulate_gradients(
             guide,
             _of_each_row(weight * distill_weight, rows, hidden.data),
         )
-        losses[0], leaf.grad = text_loss.nats.mean(), _widened(text_loss.gradient, hidden.data)
+        losses[0], leaf.grad = nats.mean(), _widened(gradient, hidden.data)
     if np.any(np.asarray(head_weights)):
         with frozen(model.trunk) if detached else nullcontext():
             guides: Iterator[Guide | None] = repeat(None)

@@ -42,24 +42,20 @@ def test_the_mixed_loss_leaves_the_gradient_of_text_and_guide_in_place_of_the_lo
     plain_losses, log_sum_exp = kernel.cross_entropy(logits, targets)
     expected = kernel.cross_entropy_backward(logits, targets, log_sum_exp, text)
     alone = logits.copy()
-    losses, none = kernel.mixed_cross_entropy(alone, targets, text, None, guided)
-    assert losses.tobytes() == plain_losses.tobytes() and not none.any()
+    losses = kernel.mixed_cross_entropy(alone, targets, text, None, guided)
+    assert losses.tobytes() == plain_losses.tobytes()
     assert alone.tobytes() == expected.tobytes()
-    log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-    log_q = guide - np.log(np.exp(guide).sum(axis=1, keepdims=True))
-    p, q = np.exp(log_p), np.exp(log_q)
+    p, q = (np.exp(x) / np.exp(x).sum(axis=1, keepdims=True) for x in (logits, guide))
     expected += (p - q) * guided[:, None]
     both = logits.copy()
-    losses, divergences = kernel.mixed_cross_entropy(both, targets, text, guide, guided)
+    losses = kernel.mixed_cross_entropy(both, targets, text, guide, guided)
     assert losses.tobytes() == plain_losses.tobytes()
-    expected_divergences = (q * (log_q - log_p)).sum(axis=1)
-    assert_close(divergences, expected_divergences, COMPARISONS["huge logits"])
     assert_close(both, expected, KERNELS["mixed_cross_entropy"], scale=3.0)
 
 
 @each_kernel
-def test_a_guide_with_the_same_logits_has_no_divergence_and_no_gradient(kernel):
+def test_a_guide_with_the_same_logits_has_no_gradient(kernel):
     logits = normal(np.random.default_rng(4), 3, 37, spread=3)
     found, zero, one = logits.copy(), np.zeros(3, np.float32), np.ones(3, np.float32)
-    _, divergences = kernel.mixed_cross_entropy(found, np.array([1, 2, 3]), zero, logits, one)
-    assert np.abs(divergences).max() < 1e-6 and np.abs(found).max() < 1e-7
+    kernel.mixed_cross_entropy(found, np.array([1, 2, 3]), zero, logits, one)
+    assert np.abs(found).max() < 1e-7

@@ -1,7 +1,7 @@
 """Compiled cross-entropy and gradient of embeddings, as `kernels/plain` defines them."""
 
 from minimtp.backend import numpy as np
-from minimtp.kernels.cpu.compiling import compiled, reassociate
+from minimtp.kernels.cpu.compiling import compiled
 from minimtp.kernels.cpu.math import ZERO, exponential, largest, sum_of_exponentials
 
 
@@ -44,14 +44,13 @@ def _cross_entropy_backward(logits, targets, log_sum_exp, grad, result):
 
 def mixed_cross_entropy(logits, targets, text_grad, guide, guide_grad):
     losses, log_sum_exp = cross_entropy(logits, targets)
-    divergences = np.zeros_like(losses)
     targets = np.ascontiguousarray(targets, np.int64)
     if guide is None:
         _cross_entropy_in_place(logits, targets, log_sum_exp, np.ascontiguousarray(text_grad))
-        return losses, divergences
-    grads = np.stack([text_grad, guide_grad])  # (2, N)
-    _mixed_cross_entropy(logits, targets, log_sum_exp, grads, guide, divergences)
-    return losses, divergences
+    else:
+        grads = np.stack([text_grad, guide_grad])  # (2, N)
+        _mixed_cross_entropy(logits, targets, log_sum_exp, grads, guide)
+    return losses
 
 
 @compiled
@@ -65,30 +64,17 @@ def _cross_entropy_in_place(logits, targets, log_sum_exp, grad):
 
 
 @compiled
-def _mixed_cross_entropy(logits, targets, log_sum_exp, grads, guide, divergences):
+def _mixed_cross_entropy(logits, targets, log_sum_exp, grads, guide):
     for i in range(logits.shape[0]):
         shift = largest(guide[i])
         guide_sum = shift + np.log(sum_of_exponentials(guide[i], shift))
         scale = grads[0, i] if targets[i] >= 0 else ZERO
-        divergences[i] = _mixed_row(
-            logits[i], guide[i], log_sum_exp[i], guide_sum, scale + grads[1, i], grads[1, i]
-        )
+        both = scale + grads[1, i]
+        for j in range(logits.shape[1]):
+            q = exponential(guide[i, j] - guide_sum)
+            logits[i, j] = exponential(logits[i, j] - log_sum_exp[i]) * both - q * grads[1, i]
         if targets[i] >= 0:
             logits[i, targets[i]] -= scale
-
-
-@compiled(fastmath=reassociate)
-def _mixed_row(row, guide, row_sum, guide_sum, both, guide_grad):
-    """Overwrite the logits of a row by their gradient, without the target's share. Return the
-    divergence.
-    """
-    total = ZERO
-    for j in range(row.shape[0]):
-        log_p, log_q = row[j] - row_sum, guide[j] - guide_sum
-        q = exponential(log_q)
-        total += q * (log_q - log_p)
-        row[j] = exponential(log_p) * both - q * guide_grad
-    return total
 
 
 def embedding_backward(grad, tokens, out):

@@ -31,25 +31,24 @@ def cross_entropy_backward(logits: Array, targets: Array, log_sum_exp: Array, gr
 
 def mixed_cross_entropy(
     logits: Array, targets: Array, text_grad: Array, guide: Array | None, guide_grad: Array
-) -> tuple[Array, Array]:
-    """Two losses at once, and their gradient IN PLACE of the logits, which take most of the memory.
+) -> Array:
+    """Two losses at once: their gradient IN PLACE of the logits, which take most of the memory.
 
     logits (N, V), overwritten. targets (N,) int64, -1 is ignored. guide (N, V): the logits of a
-    model to follow, or None. text_grad, guide_grad (N,): the gradients of both losses.
+    model to follow, or None. text_grad, guide_grad (N,): the gradients of both losses, the
+    cross-entropy with the targets and the divergence from the guide, sum_v q_v (log q_v - log
+    softmax_v) with q = softmax(guide). The logits become
 
-    Returns the cross-entropy with the targets (N,), and the divergence from the guide (N,), sum_v
-    q_v (log q_v - log softmax_v) with q = softmax(guide), both in nats. The logits become
-    text_grad (softmax - one-hot) + guide_grad (softmax - q).
+        text_grad (softmax - one-hot) + guide_grad (softmax - q)
+
+    Returns the cross-entropy with the targets (N,) in nats.
     """
     xp = array_module(logits)
     losses, log_sum_exp = cross_entropy(logits, targets)
     gradient = cross_entropy_backward(logits, targets, log_sum_exp, text_grad)
-    divergences = xp.zeros_like(losses)
     if guide is not None:
-        log_p = logits - log_sum_exp[:, None]
-        log_q = guide - cross_entropy(guide, targets)[1][:, None]
-        q = xp.exp(log_q)
-        divergences = (q * (log_q - log_p)).sum(axis=-1)
-        gradient += (xp.exp(log_p) - q) * guide_grad[:, None]
+        softmax = xp.exp(logits - log_sum_exp[:, None])
+        q = xp.exp(guide - cross_entropy(guide, targets)[1][:, None])
+        gradient += (softmax - q) * guide_grad[:, None]
     logits[...] = gradient
-    return losses, divergences
+    return losses
