@@ -16,6 +16,7 @@ INTRODUCES = (
     "minimtp.training.build",
     "minimtp.training.data.recorded",
     "minimtp.training.evaluate",
+    "minimtp.training.evaluation",
     "minimtp.training.loss_scale",
     "minimtp.training.trainer",
     "minimtp.training.run.tensor_file",

@@ -38,7 +38,8 @@ from minimtp.quant.qat.spec import QuantizationSpec
 from minimtp.training.build import quantization_spec
 from minimtp.training.data.corpus import CORPUS, Corpus, open_corpus
 from minimtp.training.data.recorded import record_in, recorded_corpus
-from minimtp.training.evaluate import dead_heads, teacher_forced_acceptance, window_for
+from minimtp.training.evaluate import teacher_forced_acceptance, window_for
+from minimtp.training.evaluation import dead_heads
 from minimtp.training.run import checkpoint
 from minimtp.training.run.checkpoint import Checkpoint
 from minimtp.training.run.folder import LOADED_RUN, LoadedRun, load_run
