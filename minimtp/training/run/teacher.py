@@ -5,6 +5,7 @@ from pathlib import Path
 from minimtp.backend import Device
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
+from minimtp.model.heads import MultiTokenModel
 from minimtp.model.tokenizer import Tokenizer, same_tokens
 from minimtp.model.transformer import LanguageModel
 from minimtp.training.build import DRAFT_VOCABULARY
@@ -52,7 +53,7 @@ def load_teacher(
     return run.model
 
 
-def require_drafts(teacher: LanguageModel, at: Checkpoint | None, source: object) -> None:
+def require_drafts(teacher: MultiTokenModel, at: Checkpoint | None, source: object) -> None:
     """Raise UserError if the teacher's heads draft only some tokens, and not those of the run."""
     limited = teacher.heads.draft_vocabulary
     ids = None if at is None else at.parameters.get(DRAFT_VOCABULARY)
