@@ -105,9 +105,8 @@ def accumulate_gradients(
     losses: list[Array | None] = [None] * (1 + model.depth)
     trunk_learns = any(parameter.requires_grad for parameter in model.trunk.parameters())
     weight = scale if trunk_learns else 0.0
-    hidden = (
-        model.trunk_states(inputs) if trunk_states is None else Tensor(trunk_states)
-    )  # (B, T, W)
+    # (B, T, W)
+    hidden = model.trunk_states(inputs) if trunk_states is None else Tensor(trunk_states)
     # Collects the gradient for the trunk's state.
     leaf = Tensor(hidden.data, requires_grad=trunk_learns)
     follows = weight * distill_weight or (head_targets == "teacher" and np.any(head_weights))

@@ -117,9 +117,8 @@ def _lines(path: Path) -> Iterator[tuple[bytes, dict | None]]:
             if text is None:
                 yield b"", None
                 continue
-            for piece in filter(
-                None, LINE_BEGINS.split(text)
-            ):  # more than one if a line end is lost
+            # There are several pieces if the end of a line is lost.
+            for piece in filter(None, LINE_BEGINS.split(text)):
                 yield piece, _line(piece, path)
     except OSError as error:
         raise UserError(
