@@ -69,7 +69,7 @@ class Finetuner:
                 step,
                 seed=recipe.seed + 1,
                 batch_size=recipe.batch_size,
-                context_length=recipe.context_length,
+                sequence_length=recipe.context_length,
             )  # (B, T + 1)
             shards = np.array_split(tokens, len(replicas.models))
             replicas.run(backward, [to_device(shard, self.device) for shard in shards])

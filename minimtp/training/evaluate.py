@@ -151,12 +151,12 @@ def corpus_for(
 def evaluate_model(
     model: LanguageModel,
     corpus: Corpus,
-    context_length: int,
+    sequence_length: int,
     tokens: int,
     threads: int | None = None,
     reference: LanguageModel | None = None,
 ) -> Evaluation:
-    """Evaluate a model on at most `tokens` held-out tokens, in windows of `context_length` or, if
+    """Evaluate a model on at most `tokens` held-out tokens, in windows of `sequence_length` or, if
     there is less text, of all of it.
 
     reference: a model to compare predictions with. Raises UserError if the corpus holds out no
@@ -168,9 +168,9 @@ def evaluate_model(
             f"{corpus.name} is too short: its held-out part has {len(corpus.validation):,} tokens, "
             f"and an evaluation needs {2 + model.depth}: {corpus.more}"
         )
-    window = min(context_length, tokens, longest)
+    window = min(sequence_length, tokens, longest)
     windows = corpus.validation_windows(
-        tokens, context_length=window, depth=model.depth
+        tokens, sequence_length=window, depth=model.depth
     )  # (W, T + 1 + K)
     xp = array_module(model.parameters()[0].data)
     rows = max(1, TOKENS_AT_ONCE // window)
@@ -213,10 +213,10 @@ def teacher_forced_acceptance(predicted: np.ndarray) -> list[float | None]:
     model's own choice there. Acceptance at depth k is counted over the positions t < T - k where
     the drafts of heads 1..k-1 are accepted.
     """
-    context_length, depth = predicted.shape[1], predicted.shape[2] - 1
+    length, depth = predicted.shape[1], predicted.shape[2] - 1
     shares: list[float | None] = []
     for k in range(1, depth + 1):
-        places = max(0, context_length - k)
+        places = max(0, length - k)
         accepted = [
             predicted[:, :places, j] == predicted[:, j : places + j, 0] for j in range(1, k + 1)
         ]  # each (W, T - k)

@@ -181,7 +181,7 @@ class Trainer:
             parameters=named_arrays(self.model),
             optimizer=self.optimizer.state() | (self.average.state() if self.average else {}),
             step=self.step,
-            tokens=self.step * self.recipe.batch_size * self.recipe.tokens_per_sequence,
+            tokens=self.step * self.recipe.tokens_per_step,
             corpus=corpus.to_dict(),
             tokenizer=corpus.tokenizer.to_dict(),
             state=state | self.loss_scale.state(),

@@ -153,7 +153,7 @@ def test_nothing_is_stored_if_no_window_is_used_twice(source, corpus, tmp_path):
 def test_losses_from_stored_states_are_those_of_the_model_up_to_the_rounding(source, short):
     recipe = recipe_of(**HEADS, freeze_trunk=True)
     model = build_model(recipe, np.random.default_rng(0))
-    tokens = short.batch(0, seed=0, batch_size=4, context_length=16, depth=2, aligned=True)
+    tokens = short.batch(0, seed=0, batch_size=4, sequence_length=16, depth=2, aligned=True)
     states = np.stack([forward_of(model)(row[None, :16]) for row in tokens]).astype("float32")
     for parameter in model.trunk.parameters():
         parameter.requires_grad = False
@@ -180,7 +180,7 @@ def test_losses_from_stored_states_are_those_of_the_model_up_to_the_rounding(sou
 
 
 def test_epochs_of_a_run_with_stored_states_have_the_same_windows_in_another_order(short):
-    shape = {"seed": 3, "batch_size": 5, "context_length": 16}
+    shape = {"seed": 3, "batch_size": 5, "sequence_length": 16}
     epochs = [
         np.concatenate([short.batch(step, **shape, aligned=True) for step in (first, first + 1)])
         for first in (0, 2)
@@ -225,7 +225,7 @@ def test_a_rounded_trunk_runs_in_its_packed_form_and_has_the_states_of_training(
             parameter.data += np.random.default_rng(1).standard_normal(parameter.shape) / 8
             parameter.data = parameter.data.astype("float32")
     model = prepare_qat(model, quantization_spec(recipe))
-    tokens = short.batch(0, seed=0, batch_size=1, context_length=30)[:, :30]
+    tokens = short.batch(0, seed=0, batch_size=1, sequence_length=30)[:, :30]
     with no_grad():
         expected = model.hidden(tokens).data[0]
     found = forward_of(model)(tokens)

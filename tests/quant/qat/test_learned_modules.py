@@ -128,7 +128,7 @@ def test_a_recipe_with_learned_offsets_or_bounds_initializes_and_trains_their_pa
     states = []
     for step in range(3):
         trainer.advance(
-            corpus.batch(step, seed=0, batch_size=4, context_length=recipe.context_length, depth=1)
+            corpus.batch(step, seed=0, batch_size=4, sequence_length=recipe.context_length, depth=1)
         )
         parameters = dict(trainer.model.named_parameters())
         states.append(
