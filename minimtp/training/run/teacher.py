@@ -1,17 +1,20 @@
 """The teacher of a run: the model whose probabilities it follows."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from minimtp.backend import Device
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
-from minimtp.model.heads import MultiTokenModel
 from minimtp.model.tokenizer import Tokenizer, same_tokens
 from minimtp.model.transformer import LanguageModel
 from minimtp.training.build import DRAFT_VOCABULARY
 from minimtp.training.recipe import Recipe
 from minimtp.training.run.checkpoint import Checkpoint
 from minimtp.training.run.folder import LoadedRun, load_run
+
+if TYPE_CHECKING:
+    from minimtp.model.heads import MultiTokenModel
 
 
 def load_teacher(
@@ -53,7 +56,7 @@ def load_teacher(
     return run.model
 
 
-def require_drafts(teacher: MultiTokenModel, at: Checkpoint | None, source: object) -> None:
+def require_drafts(teacher: "MultiTokenModel", at: Checkpoint | None, source: object) -> None:
     """Raise UserError if the teacher's heads draft only some tokens, and not those of the run."""
     limited = teacher.heads.draft_vocabulary
     ids = None if at is None else at.parameters.get(DRAFT_VOCABULARY)
