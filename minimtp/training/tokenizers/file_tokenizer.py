@@ -29,9 +29,8 @@ from typing import Any
 
 from minimtp import extras
 from minimtp.backend import numpy as np
-from minimtp.errors import UserError, shown
+from minimtp.errors import UserError, shown, utf8
 from minimtp.model.tokenizer import PROBES
-from minimtp.training.tokenizers.byte_tokenizer import as_bytes
 from minimtp.training.tokenizers.content import TokenizerSettings, checked_content
 from minimtp.training.tokenizers.spellings import Pieces
 
@@ -112,7 +111,7 @@ class FileTokenizer:
         special: names of special tokens in the text stand for these tokens.
         Raises UserError for a character that the vocabulary cannot express.
         """
-        text = as_bytes(text).decode("utf-8", "surrogateescape")
+        text = utf8(text, "the text").decode("utf-8", "surrogateescape")
         found = [np.zeros(0, np.int64)]
         for part in self._special.split(text) if special and self._special else (text,):
             token = self.special_tokens.get(part) if special else None
