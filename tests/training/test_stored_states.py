@@ -8,7 +8,7 @@ import pytest
 from minimtp.backend import numpy as np
 from minimtp.engine.tensor import no_grad
 from minimtp.errors import UserError
-from minimtp.model.loss import accumulate_gradients
+from minimtp.model.loss import Objective, accumulate_gradients
 from minimtp.quant.qat.prepare import prepare_qat
 from minimtp.training import stored_states
 from minimtp.training.build import build_model, quantization_spec
@@ -159,8 +159,10 @@ def test_losses_from_stored_states_are_those_of_the_model_up_to_the_rounding(sou
         parameter.requires_grad = False
     for targets in ("text", "trunk"):
         options = {"head_targets": targets, "head_positions": slice(1, None, 3)}
-        computed = accumulate_gradients(model, tokens, np.ones(2), **options)
-        read = accumulate_gradients(model, tokens, np.ones(2), **options, trunk_states=states)
+        computed = accumulate_gradients(model, tokens, Objective(np.ones(2), **options))
+        read = accumulate_gradients(
+            model, tokens, Objective(np.ones(2), **options), trunk_states=states
+        )
         assert np.isnan(read[0]) and not np.isnan(computed[0])
         np.testing.assert_allclose(read[1:], computed[1:], rtol=2e-3)
     teacher = build_model(recipe_of(seed=1), np.random.default_rng(1))
@@ -171,9 +173,11 @@ def test_losses_from_stored_states_are_those_of_the_model_up_to_the_rounding(sou
         for parameter in student.parameters():
             parameter.grad = None
         accumulate_gradients(
-            student, tokens[:, :17], np.zeros(0), teacher=teacher, distill_weight=1.0,
+            student,
+            tokens[:, :17],
+            Objective(teacher=teacher, distill_weight=1.0),
             teacher_states=stored_teacher,
-        )  # fmt: skip
+        )
         gradients.append(np.concatenate([p.grad.ravel() for p in student.parameters()]))
     error = np.linalg.norm(gradients[0] - gradients[1]) / np.linalg.norm(gradients[0])
     assert 0 < error < 2e-3
