@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
-from minimtp.errors import UserError, shown
+from minimtp.errors import UserError, shown, utf8
 
 Kind = Callable[[str, Any], Any]
 Parameters, Result = ParamSpec("Parameters"), TypeVar("Result")
@@ -262,22 +262,8 @@ def TEXT(name: str, value: object) -> str | bytes:
         return bytes(value)
     if not isinstance(value, str):
         refuse(name, "text or bytes", value)
-    place = _surrogate(value)
-    if place is None:
-        return str(value)
     try:
-        return value.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"{name} holds {value[error.start]!a} at position {error.start}, which is half a "
-            "character: remove it, or give bytes"
-        ) from None
-
-
-def _surrogate(text: str) -> int | None:
-    """Return the position of the first surrogate, which UTF-8 cannot encode."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        return error.start
-    return None
+        value.encode()
+    except UnicodeEncodeError:
+        return utf8(value, name)
+    return str(value)

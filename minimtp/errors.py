@@ -1,4 +1,6 @@
-"""The errors a user is meant to read: the command line prints their message without a traceback."""
+"""The errors a user is meant to read: the command line prints their message without a traceback.
+`shown` and `utf8` treat what a user gave: how a message quotes it, and the bytes of a text.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,6 +54,21 @@ def shown(value: object, limit: int = 40) -> str:
     if len(text) > limit:
         text = text[: limit - 3] + "..."
     return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def utf8(text: str | bytes, name: str) -> bytes:
+    """Return the UTF-8 of a text, and bytes as they are. Bytes that are not UTF-8, which Python
+    stores in text as lone surrogates (in sys.argv, for instance; PEP 383), are these bytes.
+
+    Raises UserError, which begins with `name`, for any other surrogate, which is not a character.
+    """
+    try:
+        return text.encode("utf-8", "surrogateescape") if isinstance(text, str) else bytes(text)
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{name} contains half of a surrogate pair (U+{ord(text[error.start]):04X} at "
+            f"character {error.start}), which is not a character: remove it"
+        ) from None
 
 
 @contextmanager

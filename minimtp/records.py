@@ -68,19 +68,17 @@ def read_cache(
     path: str | Path,
     schema: type[T],
     *,
-    consequence: str = "it is measured again",
     max_bytes: int = MAX_BYTES,
     report: Callable[[str], None] | None = None,
 ) -> T | None:
-    """Return the content of a file that can be made again, or None if it is missing or damaged.
+    """Return the content of a file of measurements, or None if it is missing or damaged.
 
-    consequence: what happens now; it ends the line that says why the file is not used.
-    report: called with that line (None: standard error).
+    report: called with a line that says why the file is not used (None: standard error).
     """
     try:
         if kind_at(path) == "nothing":
             return None
-        return read_json(path, schema, advice=consequence, max_bytes=max_bytes)
+        return read_json(path, schema, advice="it is measured again", max_bytes=max_bytes)
     except UserError as damage:
         (report or notice)(str(damage))
         return None

@@ -21,7 +21,7 @@ def main(lesson: course.Lesson) -> None:
     """How does training make a language model, and how do we know it worked?"""
     recipe, device, corpus = lesson.recipe, lesson.device, open_corpus()
     length = recipe.context_length
-    held_out = corpus.validation_windows(recipe.evaluation_tokens, context_length=length)
+    held_out = corpus.validation_windows(recipe.evaluation_tokens, sequence_length=length)
     sample = held_out[:: max(1, len(held_out) // 32)]
 
     runs = {name: {} for name in RUNS}
@@ -39,7 +39,7 @@ def main(lesson: course.Lesson) -> None:
     start_of_text = corpus.tokenizer.decode_bytes(corpus.train[:25_000])[:20_000]
     small = Corpus("a small corpus", [("text", start_of_text)])
     memorized = learn(recipe, small, device, sample)
-    seen = small.batch(0, seed=1, batch_size=64, context_length=length)
+    seen = small.batch(0, seed=1, batch_size=64, sequence_length=length)
     print(f"\nAdamW on the same {small.train_bytes:,} bytes again and again")
     for name, windows in (("on these bytes", seen), ("on held-out text", held_out)):
         print(f"  {name:<16}   {bits_per_byte(memorized.model, windows, device):.2f} bits per byte")

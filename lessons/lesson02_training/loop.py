@@ -90,7 +90,7 @@ def learn(
     for step in tqdm(range(recipe.steps), desc=name, disable=None):
         if step % max(1, recipe.steps // 20) == 0:
             result.held_out.append((step, bits_per_byte(model, sample, device)))
-        tokens = corpus.batch(step, seed=recipe.seed, batch_size=size, context_length=length)
+        tokens = corpus.batch(step, seed=recipe.seed, batch_size=size, sequence_length=length)
         nats = backward_on_cores(replicas, to_device(tokens, device))  # tokens (B, T + 1)
         result.losses.append(nats * BITS)
         if result.diverged:

@@ -48,6 +48,8 @@ INTRODUCES = (
     "minimtp.training.data.document_tokens",
     "minimtp.training.data.split",
     "minimtp.training.self_generated.stored",
+    "minimtp.training.evaluation",
+    "minimtp.training.run.log",
     "minimtp.training.data.corpus",
     "minimtp.training.schedule",
 )

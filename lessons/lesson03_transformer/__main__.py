@@ -17,7 +17,7 @@ def main(lesson: course.Lesson) -> None:
     """How can a model use all of the text before a position, and not just the last eight bytes?"""
     recipe, device, corpus = lesson.recipe, lesson.device, open_corpus()
     length, middle = recipe.context_length, recipe.context_length // 2
-    held_out = corpus.validation_windows(recipe.evaluation_tokens, context_length=length)
+    held_out = corpus.validation_windows(recipe.evaluation_tokens, sequence_length=length)
     windows = {}
     for name, (seen, units) in variants(length, recipe.hidden_size).items():
         parameters, loss = train_window(lesson, corpus, seen, units, RATE)

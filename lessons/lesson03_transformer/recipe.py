@@ -23,7 +23,6 @@ INTRODUCES = (
     "minimtp.training.run.distributed",
     "minimtp.training.run.mpirun",
     "minimtp.training.run.interrupt",
-    "minimtp.training.run.log",
     "minimtp.training.run.plot",
     "minimtp.training.run.folder",
     "minimtp.training.run.start",

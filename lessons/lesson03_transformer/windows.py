@@ -24,7 +24,7 @@ def train_window(
     """Train a model that sees `seen` bytes. Return its parameters and its loss in bits per byte."""
     recipe = replace(lesson.recipe, learning_rate=rate)
     texts = corpus.validation_windows(
-        recipe.evaluation_tokens, context_length=context_for(seen, recipe)
+        recipe.evaluation_tokens, sequence_length=context_for(seen, recipe)
     )
     model = learn(recipe, corpus, lesson.device, texts[:8], seen=seen, units=units).model
     return parameter_count(model), bits_per_byte(model, texts, lesson.device)

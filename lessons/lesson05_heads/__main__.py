@@ -22,7 +22,7 @@ def main(lesson: course.Lesson) -> None:
     """Can a model predict more than one token per forward pass?"""
     recipe, device, depth = lesson.recipe, lesson.device, lesson.recipe.draft_depth
     windows = open_corpus().validation_windows(
-        recipe.evaluation_tokens // 2, context_length=recipe.context_length, depth=depth
+        recipe.evaluation_tokens // 2, sequence_length=recipe.context_length, depth=depth
     )  # (W, T + 1 + K)
     on_device = to_device(windows, device)
     trunk = load(lesson.trained(3), device.name).model

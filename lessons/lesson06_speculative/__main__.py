@@ -23,7 +23,7 @@ TEXTS = 160  # to continue
 def main(lesson: course.Lesson) -> None:
     """How can we use predicted tokens without changing the output of the model?"""
     run, length = load(lesson.trained(5), lesson.device.name), lesson.recipe.context_length
-    windows = open_corpus().validation_windows(TEXTS * length, context_length=length)
+    windows = open_corpus().validation_windows(TEXTS * length, sequence_length=length)
     prompts = windows[:, : length * 3 // 8]  # (P, T)
     p, q = next_byte(run.model, to_device(prompts, lesson.device))  # (P, V) each
     print("a drafted byte: total variation distance from the model's distribution")

@@ -36,7 +36,7 @@ class Evaluator:
         self.tokens = tokens
         self.context_length = model.config.context_length
         windows = max(2, tokens // 4 // self.context_length)
-        text = corpus.batch(0, seed=1, batch_size=windows, context_length=self.context_length)
+        text = corpus.batch(0, seed=1, batch_size=windows, sequence_length=self.context_length)
         parts = np.array_split(text, max(1, windows // 16))
         self.batches = [to_device(part, device) for part in parts]
 

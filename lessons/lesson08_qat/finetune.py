@@ -12,7 +12,7 @@ from minimtp.engine.optim import AdamW
 from minimtp.engine.replicas import Replicas
 from minimtp.machine import available_cores
 from minimtp.model.layers import Linear
-from minimtp.model.loss import accumulate_gradients
+from minimtp.model.loss import Objective, accumulate_gradients
 from minimtp.model.transformer import Transformer
 from minimtp.quant.grids import grid_named
 from minimtp.quant.qat.prepare import add_learned_step_parameters, prepare_qat
@@ -58,7 +58,7 @@ class Finetuner:
         def backward(model: Transformer, tokens: np.ndarray) -> None:
             share = len(tokens) / recipe.batch_size
             accumulate_gradients(
-                model, tokens, (), share, teacher=self.model, distill_weight=distill
+                model, tokens, Objective(teacher=self.model, distill_weight=distill), share
             )
 
         teacher, learned = ", teacher" * (distill > 0), ", LSQ" * (scales == "learned")
@@ -69,7 +69,7 @@ class Finetuner:
                 step,
                 seed=recipe.seed + 1,
                 batch_size=recipe.batch_size,
-                context_length=recipe.context_length,
+                sequence_length=recipe.context_length,
             )  # (B, T + 1)
             shards = np.array_split(tokens, len(replicas.models))
             replicas.run(backward, [to_device(shard, self.device) for shard in shards])

@@ -87,7 +87,7 @@ def show_repetition(
 ) -> None:
     start = len(prompts[0])
     length = start + count
-    human = corpus.validation_windows(len(prompts) * length, context_length=length)
+    human = corpus.validation_windows(len(prompts) * length, sequence_length=length)
     texts = {
         "generated at temperature 0": generate_texts(standard, prompts, count, GREEDY),
         "generated at temperature 1": generate_texts(standard, prompts, count, SamplingParams()),

@@ -16,6 +16,7 @@ INTRODUCES = (
     "minimtp.training.stored_states",
     "minimtp.training.tokenizers.spellings",
     "minimtp.training.tokenizers.content",
+    "minimtp.files.silence",
     "minimtp.training.tokenizers.cuts",
     "minimtp.training.tokenizers.file_tokenizer",
     "minimtp.model.chat_template",

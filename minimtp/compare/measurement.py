@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 
+import msgspec
 from tqdm import tqdm
 
 from minimtp import kernels
@@ -17,7 +18,7 @@ from minimtp.bench.interleaved import Speed, Variant, measure_interleaved, tune
 from minimtp.bench.memory import peak_memory
 from minimtp.compare.configurations import TITLES
 from minimtp.compare.result_cache import Figures
-from minimtp.compare.schema import EvaluationPart, MemoryPart, by_configuration, speed_part
+from minimtp.compare.schema import FiniteEvaluation, MemoryPart, by_configuration, speed_part
 from minimtp.decode.decoder import deploy
 from minimtp.decode.policy import cost
 from minimtp.decode.sampling.params import GREEDY, SamplingParams
@@ -26,7 +27,8 @@ from minimtp.errors import UserError
 from minimtp.formats.load import load
 from minimtp.model.matrix import bits_per_weight, weight_bytes
 from minimtp.training.data.corpus import Corpus
-from minimtp.training.evaluate import Evaluation, evaluate
+from minimtp.training.evaluate import evaluate
+from minimtp.training.evaluation import Evaluation
 from minimtp.training.run.folder import LoadedRun
 
 TEMPERATURES = {"": GREEDY, "_t1": SamplingParams(1.0)}  # by the suffix of the results' names
@@ -107,7 +109,7 @@ def measure_configurations(
     """
     evaluations = {
         name: get_part(
-            f"evaluation of {name}", partial(_evaluate, loaded, corpus, threads), EvaluationPart
+            f"evaluation of {name}", partial(_evaluate, loaded, corpus, threads), FiniteEvaluation
         )
         for name, loaded in runs.items()
     }
@@ -121,9 +123,9 @@ def measure_configurations(
     ]
     measure_memory = partial(_memory, runs, prompts.held_out[0], sizes, device)
     parts.append(get_part("memory", measure_memory, by_configuration(MemoryPart, runs)))
-    standard = Evaluation.from_dict(evaluations["standard"])
+    standard = msgspec.convert(evaluations["standard"], Evaluation)
     return [
-        _quality(name, runs[name], Evaluation.from_dict(evaluations[name]), standard)
+        _quality(name, runs[name], msgspec.convert(evaluations[name], Evaluation), standard)
         | {key: value for part in parts for key, value in part[name].items()}
         for name in TITLES
     ]

@@ -1,12 +1,13 @@
 """The form of the files of a comparison: compare.json and measured.json."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct, defstruct
 
 from minimtp.records import AboveZero, Count, Finite, NonNegative, Positive
-from minimtp.training.run.checkpoint import EvaluationRecord
+from minimtp.training.evaluation import Evaluation
 
 Acceptance = list[Finite | None]  # null: no draft reached this depth
 SPEED = {  # the results of one configuration at one temperature, by name
@@ -21,7 +22,10 @@ SPEED = {  # the results of one configuration at one temperature, by name
 }
 
 
-class EvaluationPart(EvaluationRecord):
+@dataclass(frozen=True)
+class FiniteEvaluation(Evaluation):
+    """An evaluation of a model that can be compared with others."""
+
     bits_per_byte: AboveZero
     accuracy: Annotated[list[Finite], Meta(min_length=1)]
 

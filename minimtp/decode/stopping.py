@@ -14,7 +14,7 @@ The same question is asked about drafts, which are not committed yet, and about 
 
 from collections.abc import Callable, Iterable, Sequence
 
-from minimtp.errors import UserError, shown
+from minimtp.errors import UserError, utf8
 
 DecodeBytes = Callable[[Sequence[int]], bytes]
 
@@ -37,7 +37,7 @@ class Stop:
         spell: DecodeBytes | None = None,
     ) -> None:
         self._tokens = frozenset(tokens)
-        self._strings = [_bytes_of(string) for string in strings]
+        self._strings = [utf8(string, "a stop string") for string in strings]
         if not all(self._strings):
             raise UserError("a stop string is empty: give at least one character")
         if self._strings and decode_bytes is None:
@@ -71,13 +71,3 @@ class Stop:
                     return index + 1, tails
                 tails = [text[max(0, len(text) - self._begun) :] for text in texts]
         return None, tails
-
-
-def _bytes_of(string: str | bytes) -> bytes:
-    try:
-        return string.encode("utf-8", "surrogateescape") if isinstance(string, str) else string
-    except UnicodeEncodeError:
-        raise UserError(
-            f"the stop string {shown(string)!r} contains half of a surrogate pair, which is not a "
-            "character: remove it"
-        ) from None

@@ -249,26 +249,3 @@ class CrossEntropy(Op):
     def backward(self, gradient: Array) -> Array:
         kernel = kernels.for_array(self.logits)
         return kernel.cross_entropy_backward(self.logits, self.targets, self.log_sum_exp, gradient)
-
-
-class SoftCrossEntropy(Op):
-    """Cross-entropy in nats with a distribution p: logits (N, V) -> (N,), -sum_v p_v log softmax_v.
-
-    target (N, V): p, rows that sum to 1. This is the divergence KL(p || softmax(logits)) plus the
-    entropy of p, a constant. Its gradient is softmax(logits) - p, as in distillation (Hinton et al.
-    2015, arXiv 1503.02531, at temperature 1).
-    """
-
-    def __init__(self, target: Array) -> None:
-        self.target = target
-
-    def forward(self, logits: Array) -> Array:
-        self.logits = logits
-        kernel = kernels.for_array(logits)
-        losses, self.log_sum_exp = kernel.soft_cross_entropy(logits, self.target)
-        return losses
-
-    def backward(self, gradient: Array) -> Array:
-        return kernels.for_array(self.logits).soft_cross_entropy_backward(
-            self.logits, self.target, self.log_sum_exp, gradient
-        )

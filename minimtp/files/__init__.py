@@ -30,6 +30,7 @@ Every failure is a UserError of one sentence that says what to do.
     writing.py        the functions that write
     one_writer.py     the lock of a folder
     sealed_blocks.py  a file of blocks that is filled in place (to be imported from there)
+    silence.py        hiding what compiled libraries write to the error output (from there, too)
 """
 
 from minimtp.files.one_writer import OneWriter

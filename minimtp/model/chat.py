@@ -35,19 +35,18 @@ LONGEST = 3600  # seconds of a process whose processor time the system does not 
 Message = Mapping[str, Any]  # "role" and "content"
 
 
-def chat_tokens(
-    tokenizer: Tokenizer, conversations: Sequence[Sequence[Message]], answer: bool = True
-) -> list[Array]:
-    """Return the tokens of every conversation, (N,) int64 each, begin tokens included.
+def chat_tokens(tokenizer: Tokenizer, conversations: Sequence[Sequence[Message]]) -> list[Array]:
+    """Return the tokens of every conversation, (N,) int64 each, begin tokens included. They end
+    with the mark after which the model writes its answer.
 
     conversations: lists of {"role": "system", "user" or "assistant", "content": text}, the oldest
-    message first. answer: end with the mark after which the model writes its answer.
+    message first.
 
     Raises UserError if the model has no template, if the template fails, takes too long or refuses
     a conversation, or if the library Jinja2 is missing.
     """
     hidden = _stand_ins(conversations, tokenizer)
-    texts = _texts(tokenizer, _replaced(conversations, hidden), answer)
+    texts = _texts(tokenizer, _replaced(conversations, hidden))
     return [_encoded(tokenizer, text, hidden) for text in texts]
 
 
@@ -71,7 +70,7 @@ def follow_up_tokens(
     for messages in replaced:
         messages[-2]["content"] = answer
     found = []
-    for text in _texts(tokenizer, replaced, True) if replaced else ():
+    for text in _texts(tokenizer, replaced) if replaced else ():
         _, _, after = text.partition(answer)
         found.append(_encoded(tokenizer, after, hidden))
     return found
@@ -143,7 +142,7 @@ def _content(message: Message) -> str:
     return message["content"]
 
 
-def _texts(tokenizer: Tokenizer, conversations: list, answer: bool) -> list[str]:
+def _texts(tokenizer: Tokenizer, conversations: list) -> list[str]:
     """Return the conversations as the template writes them."""
     require_template(tokenizer)
     extras.require("jinja2", "a chat template")
@@ -152,7 +151,7 @@ def _texts(tokenizer: Tokenizer, conversations: list, answer: bool) -> list[str]
         "template": tokenizer.chat_template,
         "conversations": conversations,
         "variables": {
-            "add_generation_prompt": answer,
+            "add_generation_prompt": True,
             "bos_token": names.get(next(iter(tokenizer.begin_tokens), None), ""),
             "eos_token": names.get(tokenizer.end_token, ""),
         },

@@ -25,6 +25,7 @@ loss over these. Rows whose next token is another one are left out.
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from minimtp.backend import Array, array_module, to_numpy
 from minimtp.backend import numpy as np
@@ -32,12 +33,15 @@ from minimtp.engine.tensor import Tensor, backpropagate, no_grad
 from minimtp.model.output_loss import Guide, joined_rows, output_loss
 from minimtp.model.transformer import LanguageModel
 
+if TYPE_CHECKING:
+    from minimtp.model.heads import MultiTokenModel
+
 ALL = slice(None)
 ROWS_TOGETHER = 512  # more rows take more memory, and a product is hardly faster per row
 
 
 def accumulate_in_heads(
-    model: LanguageModel,
+    model: "MultiTokenModel",
     hidden: Tensor,
     tokens: Array,
     weights: np.ndarray,
@@ -73,7 +77,7 @@ def accumulate_in_heads(
 
 
 def _loss_of_states(
-    model: LanguageModel,
+    model: "MultiTokenModel",
     states: list[Tensor],
     targets: list[Array],
     guides: list[Guide | None],
@@ -94,15 +98,14 @@ def _loss_of_states(
         guide = None if guide is None else guide.only(tokens >= 0)
     weight = joined_rows([xp.full(size, w / size, rows[0].dtype) for w in weights.tolist()])
     of_text, of_guide = (weight, None) if guide is None else (None, weight)
-    loss = output_loss(
+    nats, gradient = output_loss(
         model.draft_logits, width, joined_rows(rows), tokens, of_text, guide, of_guide
     )
-    nats = loss.nats.reshape(len(states), size).mean(axis=1)
-    gradients = loss.gradient.reshape(len(states), *states[0].shape)
-    return list(nats), list(gradients)
+    nats = nats.reshape(len(states), size).mean(axis=1)
+    return list(nats), list(gradient.reshape(len(states), *states[0].shape))
 
 
-def trunk_guides(model: LanguageModel, hidden: Array, positions: slice) -> Iterator[Guide]:
+def trunk_guides(model: "MultiTokenModel", hidden: Array, positions: slice) -> Iterator[Guide]:
     """For k = 1..K yield the trunk's distributions k positions later, (B*n, V). Beyond the window
     there are none.
 
@@ -116,7 +119,11 @@ def trunk_guides(model: LanguageModel, hidden: Array, positions: slice) -> Itera
 
 
 def teacher_guides(
-    teacher: LanguageModel, model: LanguageModel, hidden: Array, tokens: Array, positions: slice
+    teacher: "MultiTokenModel",
+    model: "MultiTokenModel",
+    hidden: Array,
+    tokens: Array,
+    positions: slice,
 ) -> Iterator[Guide]:
     """For k = 1..K yield the distributions of the teacher's head k over the tokens that the model
     drafts, (B*n, V).
@@ -145,7 +152,7 @@ def targets_of(tokens: Array, k: int, length: int, positions: slice = ALL) -> Ar
     return tokens[:, 1 + k : 1 + k + length][:, positions].reshape(-1)
 
 
-def covered_shares(model: LanguageModel, tokens: Array, positions: slice = ALL) -> np.ndarray:
+def covered_shares(model: "MultiTokenModel", tokens: Array, positions: slice = ALL) -> np.ndarray:
     """Return the share of the rows of each output, (1 + K,), whose token it can predict: 1 for the
     trunk, less for heads with a draft vocabulary, which the model must have. A loss divided by it
     is the mean over these rows.

@@ -18,9 +18,10 @@ next token of the text. The other uses the teacher's distributions, which give t
 probability for every token at every position.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from itertools import repeat
+from typing import NamedTuple
 
 from minimtp.backend import Array, array_module, to_numpy
 from minimtp.backend import numpy as np
@@ -45,17 +46,37 @@ KEPT_NUMBERS, KEPT_ON_GPU = 1 << 28, 1 << 33
 LOGITS_AT_ONCE = 1 << 22  # numbers in a slice of logits if nothing is differentiated: 16 MB
 
 
+class Objective(NamedTuple):
+    """What a training step minimizes.
+
+    head_weights: (K,), the w_k. A head is skipped if its weight and all later weights are 0.
+    Empty: all heads are skipped.
+    head_positions: the input positions at which the heads are trained. A subset is allowed only if
+    the heads `can_skip_positions`.
+    detached: train the heads without changing the gradient of the trunk, including embedding and
+    output. The trunk's gradient is then the gradient of L_0.
+    head_targets: "text", "trunk" or "teacher", as head_loss.py describes them.
+    teacher, distill_weight: replace L_0 in the gradient by (1 - d) L_0 + d D, where d is the weight
+    and D is the divergence from the teacher.
+    """
+
+    head_weights: Sequence[float] | Array = ()
+    head_positions: slice = ALL
+    detached: bool = False
+    head_targets: str = "text"
+    teacher: LanguageModel | None = None
+    distill_weight: float = 0.0
+
+
+NEXT_TOKEN = Objective()  # of the text, without heads
+
+
 def accumulate_gradients(
     model: LanguageModel,
     tokens: Array,
-    head_weights: Array,
+    objective: Objective = NEXT_TOKEN,
     scale: float = 1.0,
     *,
-    head_positions: slice = ALL,
-    detached: bool = False,
-    head_targets: str = "text",
-    teacher: LanguageModel | None = None,
-    distill_weight: float = 0.0,
     trunk_states: Array | None = None,
     teacher_states: Array | None = None,
 ) -> np.ndarray:
@@ -63,14 +84,6 @@ def accumulate_gradients(
 
     tokens: (B, T + 1 + K) integers: T inputs, the next token, and K more for the K = model.depth
     heads.
-    head_weights: (K,), the w_k. A head is skipped if its weight and all later weights are 0.
-    head_positions: the input positions at which the heads are trained. A subset is allowed only if
-    the heads `can_skip_positions`.
-    detached: train the heads without changing the gradient of the trunk, including embedding and
-    output. The trunk's gradient is then the gradient of L_0.
-    head_targets: "text", "trunk" or "teacher", as described above.
-    teacher, distill_weight: replace L_0 in the gradient by (1 - d) L_0 + d D, where d is the weight
-    and D is the divergence from the teacher.
     trunk_states: (B, T, W), of a frozen trunk, which then is not run. L_0 is not computed: it is a
     constant, and would take more time than the heads. teacher_states: (B, T, W), the same for the
     teacher. W is D, or more for heads that read layers of the trunk.
@@ -78,70 +91,70 @@ def accumulate_gradients(
     that was skipped. With a draft vocabulary, a row whose token is not in it counts as 0
     (`head_loss.covered_shares`), so that the parts of a batch add up.
     """
+    at_once = len(tokens)
+    if trunk_states is None:
+        at_once = _windows_at_once(model, tokens.shape[1] - 1 - model.depth, tokens)
+    total = np.zeros(1 + model.depth)
+    for start in range(0, len(tokens), at_once):
+        rows = slice(start, start + at_once)
+        share = len(tokens[rows]) / len(tokens)
+        states = (None if each is None else each[rows] for each in (trunk_states, teacher_states))
+        total += share * _accumulate(model, tokens[rows], objective, scale * share, *states)
+    return total
+
+
+def _accumulate(
+    model: LanguageModel,
+    tokens: Array,
+    objective: Objective,
+    scale: float,
+    trunk_states: Array | None,
+    teacher_states: Array | None,
+) -> np.ndarray:
+    """Do the same for windows that are processed together."""
     length = tokens.shape[1] - 1 - model.depth
-    at_once = _windows_at_once(model, length, tokens)
-    if trunk_states is not None:
-        at_once = len(tokens)
-    if len(tokens) > at_once:
-        total = np.zeros(1 + model.depth)
-        for start in range(0, len(tokens), at_once):
-            rows = slice(start, start + at_once)
-            part = tokens[rows]
-            share = len(part) / len(tokens)
-            total += share * accumulate_gradients(
-                model,
-                part,
-                head_weights,
-                scale * share,
-                head_positions=head_positions,
-                detached=detached,
-                head_targets=head_targets,
-                teacher=teacher,
-                distill_weight=distill_weight,
-                teacher_states=None if teacher_states is None else teacher_states[rows],
-            )
-        return total
+    head_weights, positions = np.asarray(objective.head_weights), objective.head_positions
+    teacher, targets = objective.teacher, objective.head_targets
     inputs = tokens[:, :length]  # (B, T)
     losses: list[Array | None] = [None] * (1 + model.depth)
     trunk_learns = any(parameter.requires_grad for parameter in model.trunk.parameters())
     weight = scale if trunk_learns else 0.0
-    hidden = (
-        model.trunk_states(inputs) if trunk_states is None else Tensor(trunk_states)
-    )  # (B, T, W)
+    # (B, T, W)
+    hidden = model.trunk_states(inputs) if trunk_states is None else Tensor(trunk_states)
     # Collects the gradient for the trunk's state.
     leaf = Tensor(hidden.data, requires_grad=trunk_learns)
-    follows = weight * distill_weight or (head_targets == "teacher" and np.any(head_weights))
+    follows = weight * objective.distill_weight or (targets == "teacher" and np.any(head_weights))
     if teacher is not None and teacher_states is None and follows:
         with no_grad():
             teacher_states = teacher.trunk_states(inputs).data  # (B, T, W)
     if trunk_states is None:
         guide = None
-        if teacher is not None and weight * distill_weight:
+        if teacher is not None and weight * objective.distill_weight:
             guide = Guide(rows_of(final_states(teacher_states, teacher)), teacher.logits)
         rows = inputs.size
-        text_loss = output_loss(
+        nats, gradient = output_loss(
             model.logits,
             model.config.vocabulary_size,
             final_states(hidden.data, model),
             targets_of(tokens, 0, length),
-            _of_each_row(weight * (1.0 - distill_weight), rows, hidden.data),
+            _of_each_row(weight * (1.0 - objective.distill_weight), rows, hidden.data),
             guide,
-            _of_each_row(weight * distill_weight, rows, hidden.data),
+            _of_each_row(weight * objective.distill_weight, rows, hidden.data),
         )
-        losses[0], leaf.grad = text_loss.nats.mean(), _widened(text_loss.gradient, hidden.data)
-    if np.any(np.asarray(head_weights)):
-        with frozen(model.trunk) if detached else nullcontext():
+        losses[0], leaf.grad = nats.mean(), _widened(gradient, hidden.data)
+    if np.any(head_weights):
+        with frozen(model.trunk) if objective.detached else nullcontext():
             guides: Iterator[Guide | None] = repeat(None)
-            if head_targets == "trunk":
-                guides = trunk_guides(model, hidden.data, head_positions)
-            elif head_targets == "teacher":
-                guides = teacher_guides(teacher, model, teacher_states, tokens, head_positions)
+            if targets == "trunk":
+                guides = trunk_guides(model, hidden.data, positions)
+            elif targets == "teacher":
+                guides = teacher_guides(teacher, model, teacher_states, tokens, positions)
             losses[1:] = accumulate_in_heads(
                 model,
-                hidden.detach() if detached else leaf,
+                hidden.detach() if objective.detached else leaf,
                 tokens,
-                np.asarray(head_weights) * scale,
-                head_positions,
+                head_weights * scale,
+                positions,
                 guides,
             )
     if trunk_learns:

@@ -62,18 +62,6 @@ class Guide:
             return self.output(Tensor(self.states[rows])).data
 
 
-@dataclass(frozen=True)
-class OutputLoss:
-    """The losses of one output. nats, divergence: (N,), the cross-entropy with the text and the
-    divergence from the guide, of each row. They stay on the device, so the host does not wait.
-    gradient: with respect to the state.
-    """
-
-    nats: Array
-    divergence: Array
-    gradient: Array
-
-
 def output_loss(
     output: Output,
     width: int,
@@ -82,8 +70,8 @@ def output_loss(
     text_weights: Array | None,
     guide: Guide | None = None,
     guide_weights: Array | None = None,
-) -> OutputLoss:
-    """Compute the losses of an output at `state` (..., D), N rows, and the gradient of
+) -> tuple[Array, Array]:
+    """Compute the loss of an output at `state` (..., D), N rows, and the gradient of
 
         sum of text_weights * cross-entropy with the text + guide_weights * divergence from guide
 
@@ -92,6 +80,9 @@ def output_loss(
     width: V, the number of logits of a row. targets: (N,) tokens of the text, or -1: the row has no
     text. text_weights, guide_weights: (N,), or None for zeros. At rows that the guide does not
     cover, its weight is added to the text's.
+
+    Returns the cross-entropy with the text (N,) in nats, which stays on the device, so the host
+    does not wait, and the gradient for the state (..., D).
     """
     xp = array_module(state)
     flat = state.reshape(-1, state.shape[-1])  # (N, D)
@@ -103,12 +94,12 @@ def output_loss(
     if guide is not None and guide.followed is not None:
         text, guided = text + guided * ~guide.followed, guided * guide.followed
     gradient = xp.zeros_like(flat)
-    losses, divergences = [], []
+    losses = []
     for rows in chunks(len(flat), width, xp):
         if learns:
             part = Tensor(flat[rows], requires_grad=True)
             logits = output(part)  # (M, V)
-            nats, divergence = kernels.for_array(logits.data).mixed_cross_entropy(
+            nats = kernels.for_array(logits.data).mixed_cross_entropy(
                 logits.data,
                 targets[rows],
                 text[rows],
@@ -121,13 +112,9 @@ def output_loss(
             with no_grad():
                 logits = output(Tensor(flat[rows])).data
             nats, _ = kernels.for_array(logits).cross_entropy(logits, targets[rows])
-            divergence = xp.zeros_like(nats)
         losses.append(nats)
-        divergences.append(divergence)
         del logits  # before the next chunk's
-    return OutputLoss(
-        xp.concatenate(losses), xp.concatenate(divergences), gradient.reshape(state.shape)
-    )
+    return xp.concatenate(losses), gradient.reshape(state.shape)
 
 
 def joined_rows(arrays: Sequence[Array]) -> Array:

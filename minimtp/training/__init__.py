@@ -8,5 +8,5 @@ build                        the model of a recipe
 trainer                      one step; schedule, average and loss_scale belong to it
 stored_states                the states of a model that does not change, computed once
 run/                         a whole run: its start, its loop, checkpoints, log, several processes
-evaluate, quantize           what is done with a trained model
+evaluate, quantize           what is done with a trained model; evaluation is a result
 """

@@ -23,12 +23,8 @@ if TYPE_CHECKING:
 
 Arrays = dict[str, Array]
 
-STEPS = (
-    ".log_steps",
-    ".offsets",
-    ".start_steps",
-    ".start_minima",
-)  # end the names of parameters of a grid
+# The ends of the names of a grid's parameters.
+STEPS = (".log_steps", ".offsets", ".start_steps", ".start_minima")
 DRAFT_VOCABULARY = "heads.draft_vocabulary.ids"  # the name of the array in a checkpoint
 
 MODEL_SETTINGS = [name for name, field in SETTINGS.items() if field.metadata["group"] == "model"]

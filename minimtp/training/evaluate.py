@@ -30,9 +30,8 @@ weights and of one slice per thread, whatever the context length of the model an
 text. If a window is longer than TOKENS_AT_ONCE, the window is the slice.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
 from math import isfinite, log
 from pathlib import Path
 
@@ -49,67 +48,12 @@ from minimtp.model.tokenizer import same_tokens
 from minimtp.model.transformer import LanguageModel
 from minimtp.training.data.corpus import CORPUS, Corpus, open_corpus
 from minimtp.training.data.recorded import recorded_corpus
+from minimtp.training.evaluation import Evaluation
 from minimtp.training.run.folder import LOADED_RUN, LoadedRun
 
-MAX_NATS = 700.0  # so that the perplexity stays finite
-DEAD = 0.05  # a head with less acceptance is reported
 DEFAULT_TOKENS = 131_072  # predicted if the recipe evaluates nothing
 TOKENS_AT_ONCE = 2048  # per slice: enough for efficient matmuls
 MAX_WINDOW = 2048  # tokens; longer windows are used on request
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The result of an evaluation.
-
-    accuracy: at +1, +2, ... acceptance: at depth 1, 2, ..., None if no draft reached that depth.
-    nats: per token, at +1, +2, ... tokens, bytes: how much text was predicted. window: tokens per
-    window. divergence, agreement: nats per token and a share, None without a reference.
-    """
-
-    bits_per_byte: float
-    accuracy: list[float]
-    acceptance: list[float | None]
-    nats: list[float]
-    tokens: int
-    bytes: int
-    window: int | None = None  # unknown in files of earlier versions
-    divergence: float | None = None
-    agreement: float | None = None
-
-    @property
-    def perplexity(self) -> float:
-        """e to the nats per token."""
-        return float(np.exp(min(self.nats[0], MAX_NATS)))
-
-    def to_dict(self) -> dict[str, object]:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, stored: Mapping[str, object]) -> "Evaluation":
-        """Return the evaluation that `to_dict` described. Other keys are ignored."""
-        return cls(**{f.name: stored[f.name] for f in fields(cls) if f.name in stored})
-
-    def describe(self) -> str:
-        """Return the result as a few lines for people."""
-        accuracy = [f"+{k} {share:.1%}" for k, share in enumerate(self.accuracy, start=1)]
-        lines = [
-            f"{self.bits_per_byte:.4f} bits per byte over {self.bytes:,} held-out bytes",
-            f"perplexity {self.perplexity:.4g} per token"
-            + (f", in windows of {self.window:,} tokens" if self.window else ""),
-            f"accuracy   {'  '.join(accuracy)}",
-        ]
-        if self.acceptance:
-            shares = ["?" if share is None else f"{share:.1%}" for share in self.acceptance]
-            by_depth = [f"{k}: {share}" for k, share in enumerate(shares, start=1)]
-            lines.append(f"acceptance {'  '.join(by_depth)}")
-            lines.append("           (by draft depth: how often a draft is the model's own choice)")
-        if self.divergence is not None:
-            lines.append(
-                f"reference  divergence {self.divergence:.4f} nats per token, same most likely "
-                f"token {self.agreement:.1%}"
-            )
-        return "\n".join(lines + dead_heads(self.acceptance))
 
 
 @checked_arguments(
@@ -207,12 +151,12 @@ def corpus_for(
 def evaluate_model(
     model: LanguageModel,
     corpus: Corpus,
-    context_length: int,
+    sequence_length: int,
     tokens: int,
     threads: int | None = None,
     reference: LanguageModel | None = None,
 ) -> Evaluation:
-    """Evaluate a model on at most `tokens` held-out tokens, in windows of `context_length` or, if
+    """Evaluate a model on at most `tokens` held-out tokens, in windows of `sequence_length` or, if
     there is less text, of all of it.
 
     reference: a model to compare predictions with. Raises UserError if the corpus holds out no
@@ -224,9 +168,9 @@ def evaluate_model(
             f"{corpus.name} is too short: its held-out part has {len(corpus.validation):,} tokens, "
             f"and an evaluation needs {2 + model.depth}: {corpus.more}"
         )
-    window = min(context_length, tokens, longest)
+    window = min(sequence_length, tokens, longest)
     windows = corpus.validation_windows(
-        tokens, context_length=window, depth=model.depth
+        tokens, sequence_length=window, depth=model.depth
     )  # (W, T + 1 + K)
     xp = array_module(model.parameters()[0].data)
     rows = max(1, TOKENS_AT_ONCE // window)
@@ -260,20 +204,6 @@ def evaluate_model(
     )
 
 
-def dead_heads(acceptance: Sequence[float | None]) -> list[str]:
-    """Return a warning for each head whose drafts are hardly ever accepted.
-
-    There is no other sign of such a head: the output stays correct and only gets slower. A head
-    that was rounded too coarsely, or loaded from the wrong place, shows this symptom.
-    """
-    return [
-        f"warning: head {k} is dead: {share:.1%} of its drafts are accepted, under {DEAD:.0%}; "
-        f"train it longer, give it a finer grid, or draft at most {k - 1}"
-        for k, share in enumerate(acceptance, start=1)
-        if share is not None and share < DEAD
-    ]
-
-
 def teacher_forced_acceptance(predicted: np.ndarray) -> list[float | None]:
     """Return the acceptance at depth 1..K, None for a depth that no draft reached.
 
@@ -283,10 +213,10 @@ def teacher_forced_acceptance(predicted: np.ndarray) -> list[float | None]:
     model's own choice there. Acceptance at depth k is counted over the positions t < T - k where
     the drafts of heads 1..k-1 are accepted.
     """
-    context_length, depth = predicted.shape[1], predicted.shape[2] - 1
+    length, depth = predicted.shape[1], predicted.shape[2] - 1
     shares: list[float | None] = []
     for k in range(1, depth + 1):
-        places = max(0, context_length - k)
+        places = max(0, length - k)
         accepted = [
             predicted[:, :places, j] == predicted[:, j : places + j, 0] for j in range(1, k + 1)
         ]  # each (W, T - k)

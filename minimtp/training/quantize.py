@@ -38,7 +38,8 @@ from minimtp.quant.qat.spec import QuantizationSpec
 from minimtp.training.build import quantization_spec
 from minimtp.training.data.corpus import CORPUS, Corpus, open_corpus
 from minimtp.training.data.recorded import record_in, recorded_corpus
-from minimtp.training.evaluate import dead_heads, teacher_forced_acceptance, window_for
+from minimtp.training.evaluate import teacher_forced_acceptance, window_for
+from minimtp.training.evaluation import dead_heads
 from minimtp.training.run import checkpoint
 from minimtp.training.run.checkpoint import Checkpoint
 from minimtp.training.run.folder import LOADED_RUN, LoadedRun, load_run
@@ -144,23 +145,23 @@ def acceptance(model: LanguageModel, batches: Sequence[Array]) -> list[float | N
 
 
 def calibration_batches(
-    corpus: Corpus, context_length: int, depth: int, tokens: int = CALIBRATION_TOKENS
+    corpus: Corpus, sequence_length: int, depth: int, tokens: int = CALIBRATION_TOKENS
 ) -> list[np.ndarray]:
     """Return at most `tokens` training tokens, as windows spread evenly over the text.
 
-    Each batch is (B, context_length + 1 + depth) int64, with at most TOKENS_AT_ONCE inputs unless
+    Each batch is (B, sequence_length + 1 + depth) int64, with at most TOKENS_AT_ONCE inputs unless
     one window has more. A text that is shorter than a window is one window.
 
     Raises UserError if the text is shorter than a window and than MIN_WINDOW tokens.
     """
     longest = len(corpus.train) - 1 - depth
-    needed = min(context_length, MIN_WINDOW)
+    needed = min(sequence_length, MIN_WINDOW)
     if longest < needed:
         raise UserError(
             f"{corpus.name} is too short to calibrate with: it has {len(corpus.train):,} tokens to "
             f"train on, and a window needs {needed + 1 + depth}: give more text with --calibration"
         )
-    length = min(context_length, tokens, longest)
+    length = min(sequence_length, tokens, longest)
     count = max(1, min(tokens, len(corpus.train)) // length)
     starts = np.linspace(0, longest - length, count).astype(int)
     windows = corpus.train[starts[:, None] + np.arange(length + 1 + depth)].astype(np.int64)

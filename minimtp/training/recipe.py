@@ -196,7 +196,12 @@ class Recipe:
     @property
     def steps(self) -> int:
         """Optimizer steps of the whole run."""
-        return self.tokens // (self.batch_size * self.tokens_per_sequence)
+        return self.tokens // self.tokens_per_step
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens that an optimizer step is trained on."""
+        return self.batch_size * self.tokens_per_sequence
 
     @property
     def tokens_per_sequence(self) -> int:

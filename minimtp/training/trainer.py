@@ -26,7 +26,7 @@ from minimtp.engine.precision import matmul_precision
 from minimtp.engine.replicas import Replicas
 from minimtp.machine import require_memory
 from minimtp.model.head_loss import covered_shares
-from minimtp.model.loss import accumulate_gradients
+from minimtp.model.loss import Objective, accumulate_gradients
 from minimtp.model.transformer import LanguageModel
 from minimtp.training import schedule
 from minimtp.training.build import build_model, fill, quantization_spec
@@ -181,7 +181,7 @@ class Trainer:
             parameters=named_arrays(self.model),
             optimizer=self.optimizer.state() | (self.average.state() if self.average else {}),
             step=self.step,
-            tokens=self.step * self.recipe.batch_size * self.recipe.tokens_per_sequence,
+            tokens=self.step * self.recipe.tokens_per_step,
             corpus=corpus.to_dict(),
             tokenizer=corpus.tokenizer.to_dict(),
             state=state | self.loss_scale.state(),
@@ -193,9 +193,14 @@ class Trainer:
         Returns the mean losses (1 + K,) in nats, over the rows whose token can be predicted.
         """
         recipe = self.recipe
-        weights = np.array(schedule.head_weights(recipe, self.step))  # (K,)
-        detached = schedule.heads_are_detached(recipe, self.step)
-        positions = slice(self.step % recipe.head_stride, None, recipe.head_stride)
+        objective = Objective(
+            head_weights=schedule.head_weights(recipe, self.step),
+            head_positions=slice(self.step % recipe.head_stride, None, recipe.head_stride),
+            detached=schedule.heads_are_detached(recipe, self.step),
+            head_targets=recipe.head_targets,
+            teacher=self.teacher,
+            distill_weight=recipe.distill_weight,
+        )
         split = array_module(tokens).array_split
         rows = split(tokens, self.group.size)[self.group.rank]
         shards = [to_device(shard, self.device) for shard in split(rows, self.shards)]
@@ -214,13 +219,8 @@ class Trainer:
             losses = accumulate_gradients(
                 model,
                 shard,
-                weights,
+                objective,
                 share * self.loss_scale.value,
-                head_positions=positions,
-                detached=detached,
-                head_targets=recipe.head_targets,
-                teacher=self.teacher,
-                distill_weight=recipe.distill_weight,
                 trunk_states=trunk and trunk.of(windows, inputs),
                 teacher_states=teacher and teacher.of(windows, inputs),
             )
@@ -229,12 +229,13 @@ class Trainer:
         with matmul_precision(recipe.precision, self.device):
             losses = self.group.sum_losses(
                 lambda: sum(self.replicas.run(losses_of, list(zip(shards, numbers, strict=True)))),
-                1 + len(weights),
+                1 + self.model.depth,
             )
         self.group.sum_in_place(self.flat.gradients)
         if not self.model.depth or self.model.heads.draft_vocabulary is None:
             return losses
-        return losses / covered_shares(self.model, to_device(tokens, self.device), positions)
+        tokens = to_device(tokens, self.device)
+        return losses / covered_shares(self.model, tokens, objective.head_positions)
 
     def _quantize_when_due(self) -> None:
         """Fake-quantize the model at the first step that trains with rounded weights."""

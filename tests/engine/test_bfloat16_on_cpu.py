@@ -78,7 +78,7 @@ def trained(precision, changes, steps=6):
                 i,
                 seed=0,
                 batch_size=recipe.batch_size,
-                context_length=recipe.context_length,
+                sequence_length=recipe.context_length,
                 depth=recipe.draft_depth,
             )
         )[0]

@@ -57,10 +57,6 @@ SAMPLES = {
         lambda: UnrolledAttention(4, 2, np.array([0, 2, 4])),
         [normal(2, 3, 16), *(normal(2, rows, 8) for rows in (5, 5, 3, 3))],
     ),
-    "SoftCrossEntropy": (
-        lambda: fused.SoftCrossEntropy(np.array([[0.2, 0.8, 0.0], [0.0, 0.0, 1.0]])),
-        [3 * normal(2, 3)],
-    ),
     "CrossEntropy": (lambda: fused.CrossEntropy(np.array([0, 3, -1, 2])), [3 * normal(4, 5)]),
 }
 ANGLES = angles(5, 4)

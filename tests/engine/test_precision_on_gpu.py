@@ -97,7 +97,7 @@ def trained(device, steps=6, **changes):
                 i,
                 seed=0,
                 batch_size=recipe.batch_size,
-                context_length=recipe.context_length,
+                sequence_length=recipe.context_length,
                 depth=recipe.draft_depth,
             )
         )[0]

@@ -51,15 +51,6 @@ KERNELS = {
     "cross_entropy_backward": Tolerance(
         64 * ROUNDING, "exp(logit - log_sum_exp): as in the softmax"
     ),
-    "softmax_rows": Tolerance(
-        64 * ROUNDING, "the exponent's absolute rounding (logits up to 20) is the relative error"
-    ),
-    "soft_cross_entropy": Tolerance(
-        16 * ROUNDING, "as cross_entropy, and a sum of differences by weights that sum to 1"
-    ),
-    "soft_cross_entropy_backward": Tolerance(
-        64 * ROUNDING, "exp(logit - log_sum_exp): as in the softmax"
-    ),
     "mixed_cross_entropy": Tolerance(
         64 * ROUNDING, "as cross_entropy, and an expectation of differences of logarithms"
     ),

@@ -18,7 +18,6 @@ def samples(rng):
     scores = normal(rng, 3, rows, before + rows, spread=4)
     targets = rng.integers(-1, width, rows)
     log_sum_exp = plain.cross_entropy(4 * x, targets)[1]
-    distributions = plain.softmax_rows(normal(rng, rows, width, spread=3))
     angles = normal(rng, rows, width // 2)
     moments = normal(rng, width, spread=0.1), normal(rng, width) ** 2
     mask = (rng.random(width) < 0.5).astype(np.float32)
@@ -37,9 +36,6 @@ def samples(rng):
         ),
         "cross_entropy": (4 * x, targets),
         "cross_entropy_backward": (4 * x, targets, log_sum_exp, grad[:, 0].copy()),
-        "softmax_rows": (4 * x,),
-        "soft_cross_entropy": (4 * x, distributions),
-        "soft_cross_entropy_backward": (4 * x, distributions, log_sum_exp, grad[:, 0].copy()),
         "mixed_cross_entropy": (
             4 * x, targets, grad[:, 0].copy(), normal(rng, rows, width, spread=4),
             grad[:, -1].copy(),
@@ -73,14 +69,10 @@ def terms(name, arguments):
         # grad - grad * s, and grad * (candidate - state) * (s - s²)
         grad, state, gate_candidate = largest
         return grad * max(1, state + gate_candidate)
-    if name in ("cross_entropy", "soft_cross_entropy", "mixed_cross_entropy"):
+    if name in ("cross_entropy", "mixed_cross_entropy"):
         # log(sum) + max - logit; log turns a relative error into an absolute one
         return max(1, largest[0])
-    position = {
-        "causal_softmax_backward": 0,
-        "cross_entropy_backward": 3,
-        "soft_cross_entropy_backward": 3,
-    }.get(name)
+    position = {"causal_softmax_backward": 0, "cross_entropy_backward": 3}.get(name)
     return 0 if position is None else largest[position]
 
 

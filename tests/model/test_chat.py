@@ -57,9 +57,9 @@ class Characters:
         return "".join(names.get(token, chr(token)) for token in tokens.tolist())
 
 
-def written(template, messages=CONVERSATION, **options):
+def written(template, messages=CONVERSATION):
     tokenizer = Characters(template)
-    return tokenizer.decode(chat_tokens(tokenizer, [messages], **options)[0])
+    return tokenizer.decode(chat_tokens(tokenizer, [messages])[0])
 
 
 def test_a_conversation_becomes_the_prompt_after_which_the_model_answers():
@@ -67,7 +67,6 @@ def test_a_conversation_becomes_the_prompt_after_which_the_model_answers():
         "<|im_start|>user\nWhat is 2 + 2?<|im_end|>\n<|im_start|>assistant\n4<|im_end|>\n"
         "<|im_start|>user\nUnd 3 × 3?<|im_end|>\n<|im_start|>assistant\n"
     )
-    assert written(CHATML, answer=False).endswith("Und 3 × 3?<|im_end|>\n")
 
 
 def test_block_tags_take_their_own_line_away_as_transformers_renders_templates():

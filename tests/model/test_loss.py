@@ -12,7 +12,7 @@ from minimtp.engine.optim import AdamW
 from minimtp.engine.tensor import Tensor, no_grad
 from minimtp.model.config import ModelConfig
 from minimtp.model.heads import HEADS, MultiTokenModel
-from minimtp.model.loss import accumulate_gradients, evaluate_losses
+from minimtp.model.loss import Objective, accumulate_gradients, evaluate_losses
 from minimtp.model.transformer import Transformer
 from tests.model.cases import KINDS, SHAPE, build, tokens, total_loss
 
@@ -23,7 +23,7 @@ def test_the_accumulated_gradient_is_the_derivative_of_the_weighted_loss(kind, t
     model = build(kind, tied=tied)
     text, weights = tokens(2, 9), np.array([0.5, 0.0, 0.2])[: model.depth]
     flat = FlatParameters(model)
-    losses = accumulate_gradients(model, text, weights, scale=1.0)
+    losses = accumulate_gradients(model, text, Objective(weights), scale=1.0)
     assert losses[0] + losses[1:] @ weights == pytest.approx(
         total_loss(model, text, weights), abs=1e-12
     )
@@ -43,9 +43,9 @@ def test_the_accumulated_gradient_is_the_derivative_of_the_weighted_loss(kind, t
 
 def test_a_student_gets_a_gradient_from_its_teacher_only_if_they_differ():
     student, teacher, other, text = build(), build(), build(seed=9), tokens(2, 9)
-    accumulate_gradients(student, text, np.zeros(0), teacher=teacher, distill_weight=1.0)
+    accumulate_gradients(student, text, Objective(teacher=teacher, distill_weight=1.0))
     assert max(np.abs(p.grad).max() for p in student.parameters()) < 1e-15
-    losses = accumulate_gradients(student, text, np.zeros(0), teacher=other, distill_weight=1.0)
+    losses = accumulate_gradients(student, text, Objective(teacher=other, distill_weight=1.0))
     assert max(np.abs(p.grad).max() for p in student.parameters()) > 1e-3
     assert losses[0] == pytest.approx(total_loss(student, text, np.zeros(0)))
 
@@ -56,7 +56,7 @@ def test_distillation_mixes_the_gradients_of_text_and_teacher():
     for share in (0.0, 1.0, 0.25):
         model = build()
         flat = FlatParameters(model)
-        accumulate_gradients(model, text, np.zeros(0), teacher=teacher, distill_weight=share)
+        accumulate_gradients(model, text, Objective(teacher=teacher, distill_weight=share))
         gradients.append(flat.gradients)
     np.testing.assert_allclose(gradients[2], 0.75 * gradients[0] + 0.25 * gradients[1], atol=1e-14)
 
@@ -64,9 +64,11 @@ def test_distillation_mixes_the_gradients_of_text_and_teacher():
 @pytest.mark.parametrize("kind", HEADS)
 def test_detached_heads_get_the_same_gradient_and_do_not_change_the_trunk_gradient(kind):
     plain, attached, detached, text = build("none"), build(kind), build(kind), tokens(2, 9)
-    accumulate_gradients(plain, text[:, :6], np.zeros(0))
-    expected = accumulate_gradients(attached, text, np.ones(3))
-    assert np.array_equal(accumulate_gradients(detached, text, np.ones(3), detached=True), expected)
+    accumulate_gradients(plain, text[:, :6])
+    expected = accumulate_gradients(attached, text, Objective(np.ones(3)))
+    assert np.array_equal(
+        accumulate_gradients(detached, text, Objective(np.ones(3), detached=True)), expected
+    )
     for a, b in zip(detached.trunk.parameters(), plain.parameters(), strict=True):
         assert np.array_equal(a.grad, b.grad)
         assert a.requires_grad
@@ -79,9 +81,11 @@ def test_head_targets_trunk_give_heads_the_gradient_of_their_divergence_from_the
     model, text, weights = build(kind), tokens(2, 10), np.array([0.5, 0.3, 0.2])
     flat = FlatParameters(model, apart=("heads",))
     heads = flat.groups[1]
-    losses = accumulate_gradients(model, text, weights, detached=True, head_targets="trunk")
+    losses = accumulate_gradients(
+        model, text, Objective(weights, detached=True, head_targets="trunk")
+    )
     # The reported losses are those on the text.
-    assert np.array_equal(losses, accumulate_gradients(build(kind), text, weights))
+    assert np.array_equal(losses, accumulate_gradients(build(kind), text, Objective(weights)))
 
     def divergence():
         with no_grad():
@@ -122,9 +126,9 @@ def test_head_targets_trunk_need_no_vocabulary_by_vocabulary_matrix():
     model = MultiTokenModel(Transformer(shape, rng), HEADS["parallel"](3, shape, rng))
     FlatParameters(model)
     text = rng.integers(0, size, (1, 10))
-    accumulate_gradients(model, text, np.ones(3))  # compiles the kernels
+    accumulate_gradients(model, text, Objective(np.ones(3)))  # compiles the kernels
     tracemalloc.start()
-    accumulate_gradients(model, text, np.ones(3), head_targets="trunk")
+    accumulate_gradients(model, text, Objective(np.ones(3), head_targets="trunk"))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < size * size  # bytes; such a matrix of float32 would need four times as many
@@ -137,10 +141,10 @@ def test_head_targets_teacher_give_heads_the_gradient_of_their_divergence_from_t
     flat = FlatParameters(model, apart=("heads",))
     heads = flat.groups[1]
     losses = accumulate_gradients(
-        model, text, weights, detached=True, head_targets="teacher", teacher=teacher
+        model, text, Objective(weights, detached=True, head_targets="teacher", teacher=teacher)
     )
     # The reported losses are those on the text.
-    assert np.array_equal(losses, accumulate_gradients(build(kind), text, weights))
+    assert np.array_equal(losses, accumulate_gradients(build(kind), text, Objective(weights)))
 
     def logits(of):
         with no_grad():
@@ -173,11 +177,13 @@ def test_heads_that_equal_the_heads_of_their_teacher_get_no_gradient():
     accumulate_gradients(
         model,
         text,
-        np.ones(3),
-        detached=True,
-        head_targets="teacher",
-        teacher=build("sequential"),
-        distill_weight=1.0,
+        Objective(
+            np.ones(3),
+            detached=True,
+            head_targets="teacher",
+            teacher=build("sequential"),
+            distill_weight=1.0,
+        ),
     )
     assert np.abs(flat.gradients).max() < 1e-15
 
@@ -185,7 +191,7 @@ def test_heads_that_equal_the_heads_of_their_teacher_get_no_gradient():
 def test_heads_trained_at_every_third_position_get_the_gradient_of_the_loss_at_those_positions():
     model, text, weights = build("token_conditioned"), tokens(2, 12), np.array([0.5, 0.3, 0.2])
     flat = FlatParameters(model)
-    losses = accumulate_gradients(model, text, weights, head_positions=slice(1, None, 3))
+    losses = accumulate_gradients(model, text, Objective(weights, head_positions=slice(1, None, 3)))
     assert model.heads.can_skip_positions
 
     def loss():
@@ -204,8 +210,8 @@ def test_heads_trained_at_every_third_position_get_the_gradient_of_the_loss_at_t
 def test_heads_with_weight_zero_do_not_change_the_trunk_gradient(kind):
     text = tokens(2, 9)
     plain, model = build("none"), build(kind)
-    accumulate_gradients(plain, text[:, :6], np.zeros(0))
-    losses = accumulate_gradients(model, text, np.zeros(3))
+    accumulate_gradients(plain, text[:, :6])
+    losses = accumulate_gradients(model, text, Objective(np.zeros(3)))
     for a, b in zip(model.trunk.parameters(), plain.parameters(), strict=True):
         assert np.array_equal(a.grad, b.grad)
     assert np.isnan(losses[1:]).all()
@@ -220,7 +226,7 @@ def test_heads_on_a_frozen_trunk_are_trained_and_the_trunk_keeps_its_bits(kind):
     text, first = tokens(4, 12), None
     for _ in range(20):
         flat.gradients[...] = 0
-        losses = accumulate_gradients(model, text, np.ones(3))
+        losses = accumulate_gradients(model, text, Objective(np.ones(3)))
         first = losses if first is None else first
         optimizer.step(1e-2)
     assert losses[0] == first[0]
@@ -252,9 +258,13 @@ def test_a_batch_in_several_parts_has_the_losses_and_gradients_of_the_whole_batc
         monkeypatch.setattr("minimtp.model.output_loss.LOGITS_IN_TRAINING", logits)
         model = build(kind)
         losses = accumulate_gradients(
-            model, text, weights[: model.depth], 0.7, head_targets=targets, teacher=teacher,
-            distill_weight=0.4,
-        )  # fmt: skip
+            model,
+            text,
+            Objective(
+                weights[: model.depth], head_targets=targets, teacher=teacher, distill_weight=0.4
+            ),
+            0.7,
+        )
         results.append([losses, *(parameter.grad for parameter in model.parameters())])
     for whole, parts, chunks in zip(*results, strict=True):
         np.testing.assert_allclose(parts, whole, rtol=1e-10, atol=1e-13)
@@ -273,7 +283,9 @@ def test_heads_that_go_through_the_output_together_learn_what_they_learn_one_by_
             monkeypatch.setattr("minimtp.model.head_loss.ROWS_TOGETHER", rows)
             model = build(kind)
             losses = accumulate_gradients(
-                model, text, weights[: model.depth], head_targets=targets, teacher=teacher
+                model,
+                text,
+                Objective(weights[: model.depth], head_targets=targets, teacher=teacher),
             )
             gradients = [0.0 if p.grad is None else p.grad for p in model.parameters()]
             results.append([losses, *gradients])
@@ -286,7 +298,7 @@ def test_a_frozen_output_gets_no_gradient_and_the_states_get_the_same_one():
     learning, constant, text = build(), build(), tokens(2, 9)
     constant.embedding.weight.requires_grad = False
     for model in (learning, constant):
-        accumulate_gradients(model, text, np.zeros(0))
+        accumulate_gradients(model, text)
     assert constant.embedding.weight.grad is None and learning.embedding.weight.grad.any()
     for a, b in zip(learning.blocks[0].parameters(), constant.blocks[0].parameters(), strict=True):
         assert np.array_equal(a.grad, b.grad)
@@ -300,7 +312,7 @@ def test_the_logits_of_a_large_vocabulary_never_exist_all_at_once(monkeypatch):
     text = np.random.default_rng(2).integers(0, size, (1, rows + 1))
 
     def distill():
-        accumulate_gradients(student, text, np.zeros(0), teacher=teacher, distill_weight=0.5)
+        accumulate_gradients(student, text, Objective(teacher=teacher, distill_weight=0.5))
 
     monkeypatch.setattr("minimtp.model.output_loss.LOGITS_IN_TRAINING", 8 * size)
     distill()  # compiles the kernels

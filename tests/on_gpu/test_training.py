@@ -70,7 +70,7 @@ def batches_for(recipe, corpus):
             step,
             seed=0,
             batch_size=recipe.batch_size,
-            context_length=recipe.context_length,
+            sequence_length=recipe.context_length,
             depth=recipe.draft_depth,
         )
         for step in range(4)
@@ -135,14 +135,14 @@ def test_batches_prepared_ahead_are_the_same_and_each_is_prepared_once(device):
         prepared.append(step)
         if step == 5:
             raise ValueError("no text")
-        return corpus.batch(step, seed=1, batch_size=3, context_length=16, depth=2)
+        return corpus.batch(step, seed=1, batch_size=3, sequence_length=16, depth=2)
 
     batches = Batches(batch_of, device, 7)
     for step in (0, 1, 2, 4):  # a run may continue at any step
         found = batches.at(step)
         assert isinstance(found, device.xp.ndarray)
         assert np.array_equal(
-            to_numpy(found), corpus.batch(step, seed=1, batch_size=3, context_length=16, depth=2)
+            to_numpy(found), corpus.batch(step, seed=1, batch_size=3, sequence_length=16, depth=2)
         )
     with pytest.raises(ValueError, match="no text"):
         batches.at(5)
@@ -151,7 +151,7 @@ def test_batches_prepared_ahead_are_the_same_and_each_is_prepared_once(device):
     assert prepared == [0, 1, 2, 3, 4, 5, 6]  # each once, and none after the last
     host = Batches(batch_of, choose_device("cpu"), 7)
     assert np.array_equal(
-        host.at(0), corpus.batch(0, seed=1, batch_size=3, context_length=16, depth=2)
+        host.at(0), corpus.batch(0, seed=1, batch_size=3, sequence_length=16, depth=2)
     )
     assert prepared[7:] == [0]  # on the CPU nothing is prepared ahead
     host.close()

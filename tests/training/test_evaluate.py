@@ -11,7 +11,8 @@ from minimtp.errors import UserError
 from minimtp.quant.qat.kv_cache import with_cache
 from minimtp.training.build import build_model
 from minimtp.training.data.corpus import Corpus
-from minimtp.training.evaluate import Evaluation, dead_heads, evaluate, evaluate_model
+from minimtp.training.evaluate import evaluate, evaluate_model
+from minimtp.training.evaluation import Evaluation, dead_heads
 from minimtp.training.run.folder import load_run
 from minimtp.training.run.train import train
 from tests.training.helpers import CONFIGURATIONS, quiet, recipe_of

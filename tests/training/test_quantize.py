@@ -129,7 +129,7 @@ def test_the_acceptance_of_a_quantized_head_is_counted_as_in_an_evaluation(tmp_p
     )
     model, windows = (
         load_run(tmp_path / "run").model,
-        corpus.validation_windows(256, context_length=16, depth=2),
+        corpus.validation_windows(256, sequence_length=16, depth=2),
     )
     assert (
         acceptance(model, np.array_split(windows, 3))

@@ -8,7 +8,7 @@ import pytest
 from minimtp.backend import numpy as np
 from minimtp.engine.tensor import no_grad
 from minimtp.errors import UserError
-from minimtp.model.loss import accumulate_gradients
+from minimtp.model.loss import Objective, accumulate_gradients
 from minimtp.quant.qat.prepare import prepare_qat
 from minimtp.training import stored_states
 from minimtp.training.build import build_model, quantization_spec
@@ -153,14 +153,16 @@ def test_nothing_is_stored_if_no_window_is_used_twice(source, corpus, tmp_path):
 def test_losses_from_stored_states_are_those_of_the_model_up_to_the_rounding(source, short):
     recipe = recipe_of(**HEADS, freeze_trunk=True)
     model = build_model(recipe, np.random.default_rng(0))
-    tokens = short.batch(0, seed=0, batch_size=4, context_length=16, depth=2, aligned=True)
+    tokens = short.batch(0, seed=0, batch_size=4, sequence_length=16, depth=2, aligned=True)
     states = np.stack([forward_of(model)(row[None, :16]) for row in tokens]).astype("float32")
     for parameter in model.trunk.parameters():
         parameter.requires_grad = False
     for targets in ("text", "trunk"):
         options = {"head_targets": targets, "head_positions": slice(1, None, 3)}
-        computed = accumulate_gradients(model, tokens, np.ones(2), **options)
-        read = accumulate_gradients(model, tokens, np.ones(2), **options, trunk_states=states)
+        computed = accumulate_gradients(model, tokens, Objective(np.ones(2), **options))
+        read = accumulate_gradients(
+            model, tokens, Objective(np.ones(2), **options), trunk_states=states
+        )
         assert np.isnan(read[0]) and not np.isnan(computed[0])
         np.testing.assert_allclose(read[1:], computed[1:], rtol=2e-3)
     teacher = build_model(recipe_of(seed=1), np.random.default_rng(1))
@@ -171,16 +173,18 @@ def test_losses_from_stored_states_are_those_of_the_model_up_to_the_rounding(sou
         for parameter in student.parameters():
             parameter.grad = None
         accumulate_gradients(
-            student, tokens[:, :17], np.zeros(0), teacher=teacher, distill_weight=1.0,
+            student,
+            tokens[:, :17],
+            Objective(teacher=teacher, distill_weight=1.0),
             teacher_states=stored_teacher,
-        )  # fmt: skip
+        )
         gradients.append(np.concatenate([p.grad.ravel() for p in student.parameters()]))
     error = np.linalg.norm(gradients[0] - gradients[1]) / np.linalg.norm(gradients[0])
     assert 0 < error < 2e-3
 
 
 def test_epochs_of_a_run_with_stored_states_have_the_same_windows_in_another_order(short):
-    shape = {"seed": 3, "batch_size": 5, "context_length": 16}
+    shape = {"seed": 3, "batch_size": 5, "sequence_length": 16}
     epochs = [
         np.concatenate([short.batch(step, **shape, aligned=True) for step in (first, first + 1)])
         for first in (0, 2)
@@ -225,7 +229,7 @@ def test_a_rounded_trunk_runs_in_its_packed_form_and_has_the_states_of_training(
             parameter.data += np.random.default_rng(1).standard_normal(parameter.shape) / 8
             parameter.data = parameter.data.astype("float32")
     model = prepare_qat(model, quantization_spec(recipe))
-    tokens = short.batch(0, seed=0, batch_size=1, context_length=30)[:, :30]
+    tokens = short.batch(0, seed=0, batch_size=1, sequence_length=30)[:, :30]
     with no_grad():
         expected = model.hidden(tokens).data[0]
     found = forward_of(model)(tokens)

@@ -13,7 +13,7 @@ from tests.training.helpers import CPU, losses, quiet, recipe_of
 
 def test_losses_and_gradients_do_not_depend_on_the_number_of_shards(corpus):
     recipe = recipe_of(batch_size=3, heads="parallel", draft_depth=2)
-    batch = corpus.batch(0, seed=0, batch_size=3, context_length=16, depth=2)
+    batch = corpus.batch(0, seed=0, batch_size=3, sequence_length=16, depth=2)
     results = []
     for shards in (1, 2, 5):
         trainer = Trainer(recipe, None, CPU, shards)
@@ -52,7 +52,7 @@ def test_the_average_of_learned_steps_starts_at_their_first_values(corpus, scale
     recipe = recipe_of(**rounded, ema_decay=0.9, learning_rate=1e-9)
     trainer = Trainer(recipe, None, CPU, 1)
     for step in range(11):
-        trainer.advance(corpus.batch(step, seed=0, batch_size=4, context_length=16))
+        trainer.advance(corpus.batch(step, seed=0, batch_size=4, sequence_length=16))
     learned = {name: parameter.data for name, parameter in trainer.model.named_parameters()}
     for kind in ("log_steps", "offsets") if scales == "learned-offset" else ("log_steps",):
         found = {name: array for name, array in learned.items() if name.endswith(kind)}
@@ -83,7 +83,7 @@ def test_learned_steps_of_a_checkpoint_are_those_of_the_run_after_every_step(
     trainer = Trainer(recipe, None, CPU, 1)
     for step in range(8):
         depth = recipe.draft_depth
-        trainer.advance(corpus.batch(step, seed=0, batch_size=4, context_length=16, depth=depth))
+        trainer.advance(corpus.batch(step, seed=0, batch_size=4, sequence_length=16, depth=depth))
         checkpoint.write(tmp_path, trainer.checkpoint(corpus, {}))
         again = Trainer(recipe, checkpoint.read(tmp_path), CPU, 1)
         again.restore_quantization()
@@ -100,7 +100,7 @@ def test_learned_steps_of_a_checkpoint_are_those_of_the_run_after_every_step(
 def test_the_gradient_is_clipped_to_the_norm_of_the_recipe_unless_it_is_zero(corpus):
     for clip in (0.01, 0.0):
         trainer = Trainer(recipe_of(max_gradient_norm=clip), None, CPU, 1)
-        _, _, norm = trainer.advance(corpus.batch(0, seed=0, batch_size=4, context_length=16))
+        _, _, norm = trainer.advance(corpus.batch(0, seed=0, batch_size=4, sequence_length=16))
         assert norm > 0.01
         seen = float(np.linalg.norm(trainer.optimizer.first)) / (1 - 0.9)
         assert seen == pytest.approx(clip or norm, rel=1e-4)

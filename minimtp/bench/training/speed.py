@@ -81,10 +81,6 @@ class Plan:
     steps: int
     rounds: int
 
-    @property
-    def tokens_per_step(self) -> int:
-        return self.recipe.batch_size * self.recipe.context_length
-
     def batches(self, first: int, count: int) -> list[np.ndarray]:
         """Return the batches (B, T + 1 + EXTRA_TOKENS) of `count` steps from step `first` on."""
         recipe = self.recipe
@@ -93,7 +89,7 @@ class Plan:
                 step,
                 seed=recipe.seed,
                 batch_size=recipe.batch_size,
-                context_length=recipe.context_length,
+                sequence_length=recipe.context_length,
                 depth=EXTRA_TOKENS,
             )
             for step in range(first, first + count)
@@ -167,7 +163,7 @@ def _plan(
     recipe = presets.preset(preset, precision=precision)
     require(precision, chosen)
     needed_steps = CHECKED_STEPS + rounds * (UNCOUNTED[chosen.name] + steps)
-    needed = needed_steps * recipe.batch_size * recipe.context_length
+    needed = needed_steps * recipe.tokens_per_step
     # The schedule must not end before the measurement does.
     recipe = replace(recipe, tokens=max(recipe.tokens, needed))
     text = open_corpus()
@@ -224,7 +220,7 @@ def _result(
     load: float | None,
 ) -> dict[str, object]:
     """Return the result in its saved form."""
-    on_cpu, tokens = plan.device.name == "cpu", plan.steps * plan.tokens_per_step
+    on_cpu, tokens = plan.device.name == "cpu", plan.steps * plan.recipe.tokens_per_step
     peak, per_token = statistics.median(measured.peaks), operations_per_token(plan.recipe)
     rates, implementations = {}, {}
     for name, rounds in measured.rounds.items():

@@ -55,7 +55,7 @@ class Llama:
 
         def measure(corpus: Corpus) -> Figures:
             windows = corpus.validation_windows(
-                self._sizes.evaluation_tokens, context_length=ours.window
+                self._sizes.evaluation_tokens, sequence_length=ours.window
             ).astype(np.int64)  # (W, T + 1)
             with LlamaProcess(self._path, threads=ours.threads, context=ours.window) as process:
                 found = evaluate_llama(process, windows, ours.remembered)

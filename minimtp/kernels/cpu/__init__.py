@@ -39,9 +39,6 @@ from minimtp.kernels.cpu.loss import (
     cross_entropy_backward,
     embedding_backward,
     mixed_cross_entropy,
-    soft_cross_entropy,
-    soft_cross_entropy_backward,
-    softmax_rows,
 )
 from minimtp.kernels.cpu.matrices.activations import quantize_activations
 from minimtp.kernels.cpu.matrices.bfloat16.products import matmul_bfloat16
@@ -86,8 +83,7 @@ __all__ = [
     "prepare_q4_1", "prepare_q5_0", "prepare_q5_1", "prepare_q8_0",
     "prepare_token_parts", "prepare_trunk", "quantize_activations", "ranges",
     "rms_norm", "rms_norm_backward", "rotate", "sample", "signed_extremes",
-    "soft_cross_entropy",
-    "soft_cross_entropy_backward", "softmax_rows", "swiglu", "swiglu_backward",
+    "swiglu", "swiglu_backward",
     "transformer_block", "truncate", "trunk_step", "verify_chain", "with_threads",
 ]  # fmt: skip
 

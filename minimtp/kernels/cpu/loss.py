@@ -1,15 +1,8 @@
-"""Compiled softmax, cross-entropy and gradient of embeddings, as `kernels/plain` defines them."""
+"""Compiled cross-entropy and gradient of embeddings, as `kernels/plain` defines them."""
 
 from minimtp.backend import numpy as np
-from minimtp.kernels.cpu.compiling import compiled, reassociate
-from minimtp.kernels.cpu.math import (
-    ONE,
-    ZERO,
-    exponential,
-    exponentiate,
-    largest,
-    sum_of_exponentials,
-)
+from minimtp.kernels.cpu.compiling import compiled
+from minimtp.kernels.cpu.math import ZERO, exponential, largest, sum_of_exponentials
 
 
 def cross_entropy(logits, targets):
@@ -49,69 +42,15 @@ def _cross_entropy_backward(logits, targets, log_sum_exp, grad, result):
             result[i, target] -= scale
 
 
-def softmax_rows(logits):
-    _softmax_rows(logits)
-    return logits
-
-
-@compiled
-def _softmax_rows(logits):
-    for i in range(logits.shape[0]):
-        inverse = ONE / exponentiate(logits[i], largest(logits[i]), ONE)
-        for j in range(logits.shape[1]):
-            logits[i, j] *= inverse
-
-
-def soft_cross_entropy(logits, targets):
-    logits, targets = np.ascontiguousarray(logits), np.ascontiguousarray(targets)
-    losses, log_sum_exp = np.empty(len(logits), np.float32), np.empty(len(logits), np.float32)
-    _soft_cross_entropy(logits, targets, losses, log_sum_exp)
-    return losses, log_sum_exp
-
-
-@compiled
-def _soft_cross_entropy(logits, targets, losses, log_sum_exp):
-    for i in range(logits.shape[0]):
-        shift = largest(logits[i])
-        log_sum_exp[i] = shift + np.log(sum_of_exponentials(logits[i], shift))
-        losses[i] = _expected_difference(targets[i], log_sum_exp[i], logits[i])
-
-
-@compiled(fastmath=reassociate)
-def _expected_difference(weights, shift, row):
-    """Return the sum of weights * (shift - row)."""
-    total = ZERO
-    for j in range(row.shape[0]):
-        total += weights[j] * (shift - row[j])
-    return total
-
-
-def soft_cross_entropy_backward(logits, targets, log_sum_exp, grad):
-    logits, targets = np.ascontiguousarray(logits), np.ascontiguousarray(targets)
-    result = np.empty_like(logits)
-    grad = np.ascontiguousarray(grad)
-    _soft_cross_entropy_backward(logits, targets, log_sum_exp, grad, result)
-    return result
-
-
-@compiled
-def _soft_cross_entropy_backward(logits, targets, log_sum_exp, grad, result):
-    for i in range(logits.shape[0]):
-        for j in range(logits.shape[1]):
-            probability = exponential(logits[i, j] - log_sum_exp[i])
-            result[i, j] = (probability - targets[i, j]) * grad[i]
-
-
 def mixed_cross_entropy(logits, targets, text_grad, guide, guide_grad):
     losses, log_sum_exp = cross_entropy(logits, targets)
-    divergences = np.zeros_like(losses)
     targets = np.ascontiguousarray(targets, np.int64)
     if guide is None:
         _cross_entropy_in_place(logits, targets, log_sum_exp, np.ascontiguousarray(text_grad))
-        return losses, divergences
-    grads = np.stack([text_grad, guide_grad])  # (2, N)
-    _mixed_cross_entropy(logits, targets, log_sum_exp, grads, guide, divergences)
-    return losses, divergences
+    else:
+        grads = np.stack([text_grad, guide_grad])  # (2, N)
+        _mixed_cross_entropy(logits, targets, log_sum_exp, grads, guide)
+    return losses
 
 
 @compiled
@@ -125,30 +64,17 @@ def _cross_entropy_in_place(logits, targets, log_sum_exp, grad):
 
 
 @compiled
-def _mixed_cross_entropy(logits, targets, log_sum_exp, grads, guide, divergences):
+def _mixed_cross_entropy(logits, targets, log_sum_exp, grads, guide):
     for i in range(logits.shape[0]):
         shift = largest(guide[i])
         guide_sum = shift + np.log(sum_of_exponentials(guide[i], shift))
         scale = grads[0, i] if targets[i] >= 0 else ZERO
-        divergences[i] = _mixed_row(
-            logits[i], guide[i], log_sum_exp[i], guide_sum, scale + grads[1, i], grads[1, i]
-        )
+        both = scale + grads[1, i]
+        for j in range(logits.shape[1]):
+            q = exponential(guide[i, j] - guide_sum)
+            logits[i, j] = exponential(logits[i, j] - log_sum_exp[i]) * both - q * grads[1, i]
         if targets[i] >= 0:
             logits[i, targets[i]] -= scale
-
-
-@compiled(fastmath=reassociate)
-def _mixed_row(row, guide, row_sum, guide_sum, both, guide_grad):
-    """Overwrite the logits of a row by their gradient, without the target's share. Return the
-    divergence.
-    """
-    total = ZERO
-    for j in range(row.shape[0]):
-        log_p, log_q = row[j] - row_sum, guide[j] - guide_sum
-        q = exponential(log_q)
-        total += q * (log_q - log_p)
-        row[j] = exponential(log_p) * both - q * guide_grad
-    return total
 
 
 def embedding_backward(grad, tokens, out):

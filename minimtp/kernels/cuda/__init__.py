@@ -72,9 +72,6 @@ from minimtp.kernels.plain import (  # cuBLAS, and CuPy's own kernels
     ranges,
     sample,
     signed_extremes,
-    soft_cross_entropy,
-    soft_cross_entropy_backward,
-    softmax_rows,
     truncate,
     verify_chain,
 )
@@ -95,7 +92,6 @@ __all__ = [
     "prepare_q4_1", "prepare_q5_0", "prepare_q5_1", "prepare_q8_0",
     "prepare_token_parts", "prepare_trunk", "quantize_activations", "ranges",
     "rms_norm", "rms_norm_backward", "rotate", "sample", "signed_extremes",
-    "soft_cross_entropy",
-    "soft_cross_entropy_backward", "softmax_rows", "swiglu", "swiglu_backward",
+    "swiglu", "swiglu_backward",
     "transformer_block", "truncate", "trunk_step", "verify_chain", "with_threads",
 ]  # fmt: skip

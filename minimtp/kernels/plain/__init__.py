@@ -52,14 +52,7 @@ from minimtp.kernels.plain.decoding.gated_head import (
 )
 from minimtp.kernels.plain.decoding.verification import verify_chain
 from minimtp.kernels.plain.gates import gated_update, gated_update_backward, swiglu, swiglu_backward
-from minimtp.kernels.plain.loss import (
-    cross_entropy,
-    cross_entropy_backward,
-    mixed_cross_entropy,
-    soft_cross_entropy,
-    soft_cross_entropy_backward,
-    softmax_rows,
-)
+from minimtp.kernels.plain.loss import cross_entropy, cross_entropy_backward, mixed_cross_entropy
 from minimtp.kernels.plain.norms import rms_norm, rms_norm_backward
 from minimtp.kernels.plain.optimizer import adamw
 from minimtp.kernels.plain.packed_linear import (
@@ -108,7 +101,6 @@ __all__ = [
     "prepare_q4_1", "prepare_q5_0", "prepare_q5_1", "prepare_q8_0",
     "prepare_token_parts", "prepare_trunk", "quantize_activations", "ranges",
     "rms_norm", "rms_norm_backward", "rotate", "sample", "signed_extremes",
-    "soft_cross_entropy",
-    "soft_cross_entropy_backward", "softmax_rows", "swiglu", "swiglu_backward",
+    "swiglu", "swiglu_backward",
     "transformer_block", "truncate", "trunk_step", "verify_chain", "with_threads",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Softmax and cross-entropy in plain array code."""
+"""Cross-entropy in plain array code."""
 
 from minimtp.backend import Array, array_module
 
@@ -29,54 +29,26 @@ def cross_entropy_backward(logits: Array, targets: Array, log_sum_exp: Array, gr
     return result
 
 
-def softmax_rows(logits: Array) -> Array:
-    """Return exp(logits) / sum(exp(logits)) of each row. Works IN PLACE: (N, V) is overwritten."""
-    xp = array_module(logits)
-    logits -= logits.max(axis=-1, keepdims=True)
-    xp.exp(logits, out=logits)
-    logits /= logits.sum(axis=-1, keepdims=True)
-    return logits
-
-
-def soft_cross_entropy(logits: Array, targets: Array) -> tuple[Array, Array]:
-    """Return the cross-entropy with distributions p, -sum_v p_v log softmax_v, in nats.
-
-    logits (N, V), targets (N, V): p, rows that sum to 1 -> losses (N,), log_sum_exp (N,). The
-    backward needs log_sum_exp.
-    """
-    xp = array_module(logits)
-    top = logits.max(axis=-1)
-    log_sum_exp = top + xp.log(xp.exp(logits - top[:, None]).sum(axis=-1))
-    return (targets * (log_sum_exp[:, None] - logits)).sum(axis=-1), log_sum_exp
-
-
-def soft_cross_entropy_backward(
-    logits: Array, targets: Array, log_sum_exp: Array, grad: Array
-) -> Array:
-    """Gradient of `soft_cross_entropy`: grad (N,) -> (softmax - p) * grad, (N, V)."""
-    softmax = array_module(logits).exp(logits - log_sum_exp[:, None])
-    return (softmax - targets) * grad[:, None]
-
-
 def mixed_cross_entropy(
     logits: Array, targets: Array, text_grad: Array, guide: Array | None, guide_grad: Array
-) -> tuple[Array, Array]:
-    """Two losses at once, and their gradient IN PLACE of the logits, which take most of the memory.
+) -> Array:
+    """Two losses at once: their gradient IN PLACE of the logits, which take most of the memory.
 
     logits (N, V), overwritten. targets (N,) int64, -1 is ignored. guide (N, V): the logits of a
-    model to follow, or None. text_grad, guide_grad (N,): the gradients of both losses.
+    model to follow, or None. text_grad, guide_grad (N,): the gradients of both losses, the
+    cross-entropy with the targets and the divergence from the guide, sum_v q_v (log q_v - log
+    softmax_v) with q = softmax(guide). The logits become
 
-    Returns the cross-entropy with the targets (N,), and the divergence from the guide (N,), sum_v
-    q_v (log q_v - log softmax_v) with q = softmax(guide), both in nats. The logits become
-    text_grad (softmax - one-hot) + guide_grad (softmax - q).
+        text_grad (softmax - one-hot) + guide_grad (softmax - q)
+
+    Returns the cross-entropy with the targets (N,) in nats.
     """
+    xp = array_module(logits)
     losses, log_sum_exp = cross_entropy(logits, targets)
     gradient = cross_entropy_backward(logits, targets, log_sum_exp, text_grad)
-    divergences = array_module(logits).zeros_like(losses)
     if guide is not None:
-        log_q = guide - cross_entropy(guide, targets)[1][:, None]
-        q = array_module(logits).exp(log_q)
-        divergences = (q * (log_q - (logits - log_sum_exp[:, None]))).sum(axis=-1)
-        gradient += soft_cross_entropy_backward(logits, q, log_sum_exp, guide_grad)
+        softmax = xp.exp(logits - log_sum_exp[:, None])
+        q = xp.exp(guide - cross_entropy(guide, targets)[1][:, None])
+        gradient += (softmax - q) * guide_grad[:, None]
     logits[...] = gradient
-    return losses, divergences
+    return losses

@@ -48,14 +48,14 @@ def hadamard(head_dim: int, like: Array) -> Array:
     return xp.kron(xp.eye(head_dim // size), block * size**-0.5).astype(like.dtype)
 
 
-def encode_rows(rows: Array, cache: str, name: str = "the cache") -> tuple[Array, Scales]:
+def encode_rows(rows: Array, cache: str) -> tuple[Array, Scales]:
     """rows (M, C), each the key or value of a head -> codes int8 (M, C) and scales, as the cache
     stores them.
 
     Raises UserError if a value is not finite.
     """
     rotated = rows @ hadamard(rows.shape[1], rows) if cache == "int4" else rows
-    return _grid(cache).encode(rotated, name)
+    return _grid(cache).encode(rotated, "the cache")
 
 
 def decode_rows(codes: Array, scales: Scales, cache: str) -> Array:

@@ -10,15 +10,14 @@ The standard library differs between versions and distributions, so a loss is on
 between runs with the same fingerprint. The fingerprint is printed with every result. Evaluating on
 a text that is not the text of the run gives a warning, and a resumed run requires the same text.
 
-**Batches.** One epoch cuts the training text into windows of `context_length` tokens, from a random
-offset, and visits them in random order: every token once before any token twice. Sequence i of the
-run is window i mod n of epoch i div n. Offset and order come from a counter-based generator
+**Batches.** One epoch cuts the training text into windows of `sequence_length` tokens, from a
+random offset, and visits them in random order: every token once before any token twice. Sequence i
+of the run is window i mod n of epoch i div n. Offset and order come from a counter-based generator
 (Philox, Salmon et al. 2011) keyed by seed and epoch, so `batch(step)` is a pure function: resuming
 and branching need no stored state. If states of the windows are stored, the offset is always 0.
 
-A window carries 1 + depth more tokens than the context, the targets of its last rows. They are read
-past the end of the window (and around the end of the text), so the windows are the same for every
-depth.
+A window carries 1 + depth more tokens, the targets of its last rows. They are read past the end of
+the window (and around the end of the text), so the windows are the same for every depth.
 """
 
 import hashlib
@@ -122,7 +121,7 @@ class Corpus:
     def require(
         self,
         batch_size: int,
-        context_length: int,
+        sequence_length: int,
         depth: int,
         otherwise: str = "lower batch_size or sequence_length",
     ) -> None:
@@ -131,56 +130,58 @@ class Corpus:
         otherwise: what the user of this command can do instead of giving more text, "" for nothing.
         """
         remedy = f"{self.more}, or {otherwise}" if otherwise else self.more
-        needed = max(batch_size * context_length, context_length + 1 + depth)
+        needed = max(batch_size * sequence_length, sequence_length + 1 + depth)
         if len(self.train) < needed:
             raise UserError(
-                f"{self.name} is too short: one batch of {batch_size} x {context_length} needs "
+                f"{self.name} is too short: one batch of {batch_size} x {sequence_length} needs "
                 f"{needed:,} tokens, and it has {len(self.train):,} to train on: {remedy}"
             )
-        if len(self.validation) < context_length + 1 + depth:
+        if len(self.validation) < sequence_length + 1 + depth:
             raise UserError(
                 f"{self.name} is too short: its held-out part has {len(self.validation):,} tokens, "
-                f"and one window needs {context_length + 1 + depth:,}: {remedy}"
+                f"and one window needs {sequence_length + 1 + depth:,}: {remedy}"
             )
 
     def batch(
-        self, step: int, *, seed: int, batch_size: int, context_length: int, depth: int = 0,
+        self, step: int, *, seed: int, batch_size: int, sequence_length: int, depth: int = 0,
         aligned: bool = False,
     ) -> np.ndarray:  # fmt: skip
         """Return the batch of a step, counted from 0.
 
         aligned: every epoch has the same windows, from the beginning of the text.
-        The batch is (batch_size, context_length + 1 + depth) int64.
+        The batch is (batch_size, sequence_length + 1 + depth) int64.
         """
-        windows, offsets = self.batch_windows(step, seed, batch_size, context_length)
-        first = windows * context_length + (0 if aligned else offsets)  # (B,)
-        positions = first[:, None] + np.arange(context_length + 1 + depth)  # (B, T+1+depth)
+        windows, offsets = self.batch_windows(step, seed, batch_size, sequence_length)
+        first = windows * sequence_length + (0 if aligned else offsets)  # (B,)
+        positions = first[:, None] + np.arange(sequence_length + 1 + depth)  # (B, T+1+depth)
         return self.train.take(positions, mode="wrap").astype(np.int64)
 
     def batch_windows(
-        self, step: int, seed: int, batch_size: int, context_length: int
+        self, step: int, seed: int, batch_size: int, sequence_length: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the window (B,) of each sequence of a batch, and the offset (B,) of its epoch."""
-        count, found = len(self.train) // context_length, []
+        count, found = len(self.train) // sequence_length, []
         for sequence in range(step * batch_size, (step + 1) * batch_size):
             epoch, index = divmod(sequence, count)
-            offset, order = _epoch_order(seed, epoch, count, context_length)
+            offset, order = _epoch_order(seed, epoch, count, sequence_length)
             found.append((order[index], offset))
         windows, offsets = np.array(found).T
         return windows, offsets
 
-    def validation_windows(self, tokens: int, *, context_length: int, depth: int = 0) -> np.ndarray:
+    def validation_windows(
+        self, tokens: int, *, sequence_length: int, depth: int = 0
+    ) -> np.ndarray:
         """Return at most `tokens` held-out tokens, as evenly spread windows that do not overlap.
 
-        The windows are (W, context_length + 1 + depth) int64. They begin at the same places for
+        The windows are (W, sequence_length + 1 + depth) int64. They begin at the same places for
         every depth, so models with and without heads are evaluated on the same text.
         """
-        targets = max(depth, min(MAX_DRAFT_DEPTH, len(self.validation) - context_length - 1))
+        targets = max(depth, min(MAX_DRAFT_DEPTH, len(self.validation) - sequence_length - 1))
         room = len(self.validation) - 1 - targets
-        count = max(1, min(tokens, room) // context_length)
+        count = max(1, min(tokens, room) // sequence_length)
         slot = room / count  # each window lies in its own slot
         starts = np.array([int(slot * i) for i in range(count)])
-        positions = starts[:, None] + np.arange(context_length + 1 + depth)[None, :]
+        positions = starts[:, None] + np.arange(sequence_length + 1 + depth)[None, :]
         return self.validation[positions].astype(np.int64)
 
 
@@ -311,8 +312,8 @@ def _name(paths: Sequence[Path]) -> str:
 
 @lru_cache(maxsize=4)
 def _epoch_order(
-    seed: int, epoch: int, windows: int, context_length: int
+    seed: int, epoch: int, windows: int, sequence_length: int
 ) -> tuple[int, np.ndarray]:
     """Return the offset of the first window and the order of the windows of one epoch."""
     random = np.random.Generator(np.random.Philox(key=np.array([seed, epoch], np.uint64)))
-    return int(random.integers(context_length)), random.permutation(windows)
+    return int(random.integers(sequence_length)), random.permutation(windows)

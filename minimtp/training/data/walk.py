@@ -13,6 +13,8 @@ from pathlib import Path
 from minimtp.errors import UserError
 from minimtp.files import advice_to_read, reason_for
 from minimtp.quoting import shown_path
+from minimtp.training.run.log import LOG, LOG_NAME
+from minimtp.training.self_generated.stored import PART, PART_NAME
 
 # The files of runs and of Hugging Face models. They are no texts in a folder that has one of
 # MARKERS, or a log or part that minimtp wrote, and in the folder that the command writes and below
@@ -21,9 +23,6 @@ MARKERS = frozenset(
     ".minimtp-lock checkpoint.safetensors compare.json measured.json quality.json "
     "model.safetensors model.safetensors.index.json self-generated.json".split()
 )
-SELF_GENERATED_PART = re.compile(r"part-\d{5,}\.json")  # tokens, in the folders of selfgen
-PART_BEGINS = b'{"part_of_self_generated_text":'
-LOG_NAME, LOG_BEGINS = "log.jsonl", b'{"step":'
 OWN_NAMES = MARKERS | frozenset(
     f"recipe.json {LOG_NAME} self-generated config.json generation_config.json tokenizer.json "
     "tokenizer_config.json special_tokens_map.json added_tokens.json vocab.json merges.txt "
@@ -85,19 +84,15 @@ def _is_own(name: str) -> bool:
     what a command has put aside.
     """
     plain = re.sub(r"\.\d+$", "", name)
-    return (
-        plain in OWN_NAMES
-        or SELF_GENERATED_PART.fullmatch(plain) is not None
-        or name.endswith(PARTIAL)
-    )
+    return plain in OWN_NAMES or PART_NAME.fullmatch(plain) is not None or name.endswith(PARTIAL)
 
 
 def _is_marker(entry: os.DirEntry) -> bool:
     """Return whether minimtp wrote the folder of this file."""
     if entry.name in MARKERS:
         return True
-    is_part = SELF_GENERATED_PART.fullmatch(entry.name) is not None
-    begins = LOG_BEGINS if entry.name == LOG_NAME else PART_BEGINS if is_part else b""
+    is_part = PART_NAME.fullmatch(entry.name) is not None
+    begins = LOG.begins if entry.name == LOG_NAME else PART.begins if is_part else b""
     if not begins or not entry.is_file(follow_symlinks=False):
         return False
     try:

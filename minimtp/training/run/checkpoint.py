@@ -40,6 +40,7 @@ from minimtp.files import (
 from minimtp.quoting import shown_path
 from minimtp.records import Count, Finite, NonNegative, Positive, check_value, parse_json, read_json
 from minimtp.training.build import Arrays
+from minimtp.training.evaluation import Evaluation
 from minimtp.training.recipe import Recipe
 from minimtp.training.run.tensor_file import checksum, damaged, open_tensors, write_safetensors
 
@@ -57,26 +58,12 @@ MOMENTS = ("first.", "second.", "average.")  # the optimizer's arrays, before th
 StoredPath = Annotated[str, Meta(pattern=r"\A[^\0]+\Z")]
 
 
-class EvaluationRecord(Struct):
-    """An evaluation in a header, see `minimtp.training.evaluate.Evaluation`."""
-
-    bits_per_byte: float
-    accuracy: Annotated[list[float], Meta(min_length=1)]
-    acceptance: list[float | None]
-    nats: Annotated[list[float], Meta(min_length=1)]
-    tokens: Count
-    bytes: Count
-    window: Positive | None = None
-    divergence: float | None = None
-    agreement: float | None = None
-
-
 class State(Struct):
     """The values of the training loop that are used again. There may be others."""
 
     seconds: NonNegative = 0.0
     shards: Positive = 1
-    evaluation: EvaluationRecord | None = None
+    evaluation: Evaluation | None = None
     evaluated_at: Count | None = None
     teacher: StoredPath | None = None
     loss_scale: tuple[Finite, Count] | None = None

@@ -79,20 +79,7 @@ class SingleProcess:
 
         Raises ProcessLost in every process if `compute` failed in one.
         """
-        if self.size == 1:
-            return compute()
-        failure, losses = None, np.zeros(count)
-        try:
-            losses = compute()
-        except Exception as error:  # of any kind: the other processes must not wait for this one
-            failure = error
-        table = self.gather(np.array([float(failure is not None), *losses]))  # (size, 1 + count)
-        failed = np.flatnonzero(table[:, 0])
-        if failed.size:
-            number = (self.rank if failure else failed[0]) + 1
-            reason = f" ({type(failure).__name__}: {failure})" if failure else ""
-            raise ProcessLost(f"process {number} of {self.size} failed{reason}") from failure
-        return sum(table[:, 1:])
+        return compute()
 
     def sum_in_place(self, array: Array) -> None:
         """Replace the array by its sum over all processes, with the same bits in all of them.
@@ -148,6 +135,20 @@ class ProcessGroup(SingleProcess):
         if np.any(table[:, 0] != self._transfers):
             raise ProcessLost("another process has ended")
         return table[:, 1:]
+
+    def sum_losses(self, compute: Callable[[], np.ndarray], count: int) -> np.ndarray:
+        failure, losses = None, np.zeros(count)
+        try:
+            losses = compute()
+        except Exception as error:  # of any kind: the other processes must not wait for this one
+            failure = error
+        table = self.gather(np.array([float(failure is not None), *losses]))  # (size, 1 + count)
+        failed = np.flatnonzero(table[:, 0])
+        if failed.size:
+            number = (self.rank if failure else failed[0]) + 1
+            reason = f" ({type(failure).__name__}: {failure})" if failure else ""
+            raise ProcessLost(f"process {number} of {self.size} failed{reason}") from failure
+        return sum(table[:, 1:])
 
     def sum_in_place(self, array: Array) -> None:
         if array_module(array) is np:

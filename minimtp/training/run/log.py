@@ -22,7 +22,7 @@ from msgspec import Struct
 from minimtp.errors import UserError
 from minimtp.files import AppendedFile, FileKind, atomic_write, kind_at, reason_for, set_aside
 from minimtp.records import Count, Finite, NonNegative, check_value, lines_of, notice, parse_json
-from minimtp.training.run.checkpoint import EvaluationRecord
+from minimtp.training.evaluation import Evaluation
 
 LOG_NAME = "log.jsonl"
 LOG = FileKind("a log", begins=b'{"step":')
@@ -39,7 +39,7 @@ class LogLine(Struct):
     learning_rate: Finite | None = None
     gradient_norm: Finite | None = None
     seconds: NonNegative | None = None
-    evaluation: EvaluationRecord | None = None
+    evaluation: Evaluation | None = None
 
 
 class RunLog:
@@ -117,9 +117,8 @@ def _lines(path: Path) -> Iterator[tuple[bytes, dict | None]]:
             if text is None:
                 yield b"", None
                 continue
-            for piece in filter(
-                None, LINE_BEGINS.split(text)
-            ):  # more than one if a line end is lost
+            # There are several pieces if the end of a line is lost.
+            for piece in filter(None, LINE_BEGINS.split(text)):
                 yield piece, _line(piece, path)
     except OSError as error:
         raise UserError(

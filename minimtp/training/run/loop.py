@@ -58,7 +58,6 @@ class Loop:
         self.trainer, self.corpus, self.writer, self.log = trainer, corpus, writer, log
         self.out, self.state = writer.folder, state
         self.recipe, self.group = trainer.recipe, trainer.group
-        self.tokens_per_step = self.recipe.batch_size * self.recipe.tokens_per_sequence
         self._began = time.perf_counter() - state.get("seconds", 0.0)
 
     def run(self, last_step: int, report: Callable[[str], None]) -> None:
@@ -108,7 +107,7 @@ class Loop:
                     f"at step {trainer.step}: lower learning_rate, or raise warmup_fraction"
                 )
             bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
-            bar.update(self.tokens_per_step)
+            bar.update(self.recipe.tokens_per_step)
             if trainer.step % log_every == 0 or trainer.step == last_step:
                 self._log_step(losses, rate, norm)
             due = every and trainer.step % every == 0 and trainer.step < last_step
@@ -123,7 +122,7 @@ class Loop:
             step,
             seed=recipe.seed,
             batch_size=recipe.batch_size,
-            context_length=recipe.tokens_per_sequence,
+            sequence_length=recipe.tokens_per_sequence,
             depth=recipe.draft_depth,
             aligned=recipe.store_states,
         )
@@ -131,8 +130,8 @@ class Loop:
     def _progress(self) -> tqdm:
         """Return the progress bar, which counts tokens."""
         return tqdm(
-            total=self.recipe.steps * self.tokens_per_step,
-            initial=self.trainer.step * self.tokens_per_step,
+            total=self.recipe.steps * self.recipe.tokens_per_step,
+            initial=self.trainer.step * self.recipe.tokens_per_step,
             unit="tok",
             unit_scale=True,
             desc=self.out.name,
@@ -145,7 +144,7 @@ class Loop:
         self.writer.check()
         self.log.write(
             step=self.trainer.step,
-            tokens=self.trainer.step * self.tokens_per_step,
+            tokens=self.trainer.step * self.recipe.tokens_per_step,
             losses=[loss if isfinite(loss) else None for loss in losses.tolist()],
             learning_rate=rate,
             gradient_norm=norm,
@@ -181,6 +180,8 @@ class Loop:
         empty_gpu_pool()  # the arrays of an evaluation have other sizes than in training
         self.state.update(evaluation=evaluation, evaluated_at=trainer.step)
         self.log.write(
-            step=trainer.step, tokens=trainer.step * self.tokens_per_step, evaluation=evaluation
+            step=trainer.step,
+            tokens=trainer.step * self.recipe.tokens_per_step,
+            evaluation=evaluation,
         )
         self._save()

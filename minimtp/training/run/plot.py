@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FILE_NAME = "loss.png"
+MEMORY = 0.95  # of the moving average, the share that a step keeps of the steps before it
 
 
 def draw_losses(folder: str | Path) -> Path | None:
@@ -48,11 +49,11 @@ def _loss(line: dict, depth: int) -> float | None:
     return line["losses"][depth] if depth < len(line["losses"]) else None
 
 
-def _smoothed(values: list[float], memory: float = 0.95) -> list[float]:
+def _smoothed(values: list[float]) -> list[float]:
     """Return the exponential moving average, with bias correction for the first values."""
     mean, weight, smooth = 0.0, 0.0, []
     for value in values:
-        mean = memory * mean + (1 - memory) * value
-        weight = memory * weight + (1 - memory)
+        mean = MEMORY * mean + (1 - MEMORY) * value
+        weight = MEMORY * weight + (1 - MEMORY)
         smooth.append(mean / weight)
     return smooth

@@ -1,6 +1,7 @@
 """The teacher of a run: the model whose probabilities it follows."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from minimtp.backend import Device
 from minimtp.backend import numpy as np
@@ -11,6 +12,9 @@ from minimtp.training.build import DRAFT_VOCABULARY
 from minimtp.training.recipe import Recipe
 from minimtp.training.run.checkpoint import Checkpoint
 from minimtp.training.run.folder import LoadedRun, load_run
+
+if TYPE_CHECKING:
+    from minimtp.model.heads import MultiTokenModel
 
 
 def load_teacher(
@@ -52,7 +56,7 @@ def load_teacher(
     return run.model
 
 
-def require_drafts(teacher: LanguageModel, at: Checkpoint | None, source: object) -> None:
+def require_drafts(teacher: "MultiTokenModel", at: Checkpoint | None, source: object) -> None:
     """Raise UserError if the teacher's heads draft only some tokens, and not those of the run."""
     limited = teacher.heads.draft_vocabulary
     ids = None if at is None else at.parameters.get(DRAFT_VOCABULARY)

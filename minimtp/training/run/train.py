@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
 from tqdm import tqdm
 
 from minimtp import kernels
@@ -33,7 +34,7 @@ from minimtp.files import OneWriter, set_aside
 from minimtp.machine import available_cores
 from minimtp.training.build import DRAFT_VOCABULARY
 from minimtp.training.data.corpus import CORPUS, Corpus
-from minimtp.training.evaluate import Evaluation
+from minimtp.training.evaluation import Evaluation
 from minimtp.training.recipe import Recipe
 from minimtp.training.run import checkpoint
 from minimtp.training.run.checkpoint import Checkpoint
@@ -305,6 +306,6 @@ def _describe(trainer: Trainer, corpus: Corpus, report: Report) -> None:
 def _result(out: Path, step: int, recipe: Recipe, state: dict[str, object]) -> TrainingResult:
     """Return the result of a run at `step`, with the evaluation in its state."""
     stored = state.get("evaluation")
-    evaluation = Evaluation.from_dict(stored) if stored else None
+    evaluation = msgspec.convert(stored, Evaluation) if stored else None
     evaluated_at = state.get("evaluated_at") if stored else None
     return TrainingResult(out, step, step >= recipe.steps, evaluation, evaluated_at)

@@ -175,7 +175,7 @@ def first_messages(count: int, seed: int, held_out: bool = False) -> list[str]:
     pools = []
     for templates, subjects, _ in KINDS:
         chosen = [s for s in _items(subjects, ";") if _is_held_out(s) == held_out]
-        pool = [_filled(t, s) for t in _items(templates, "\n") for s in chosen]
+        pool = [t.format(s) for t in _items(templates, "\n") for s in chosen]
         rng.shuffle(pool)
         pools.append(pool)
     weights, messages = [weight for *_, weight in KINDS], []
@@ -239,10 +239,6 @@ def beginnings(text: str, kind: str) -> list[int]:
 
 def _items(text: str, separator: str) -> list[str]:
     return [" ".join(item.split()) for item in text.split(separator) if item.strip()]
-
-
-def _filled(template: str, subject: str) -> str:
-    return template.format(subject)
 
 
 def _is_held_out(subject: str) -> bool:

@@ -7,7 +7,7 @@ bytes.
 from collections.abc import Mapping, Sequence
 
 from minimtp.backend import numpy as np
-from minimtp.errors import UserError
+from minimtp.errors import utf8
 
 
 class ByteTokenizer:
@@ -22,7 +22,7 @@ class ByteTokenizer:
     chat_template = None
 
     def encode(self, text: str | bytes, special: bool = False) -> np.ndarray:
-        return np.frombuffer(as_bytes(text), np.uint8).astype(np.int64)
+        return np.frombuffer(utf8(text, "the text"), np.uint8).astype(np.int64)
 
     def decode_bytes(self, tokens: Sequence[int]) -> bytes:
         return bytes(int(token) for token in tokens if int(token) != self.end_token)
@@ -40,18 +40,3 @@ class ByteTokenizer:
 
     def to_dict(self) -> dict[str, object]:
         return {"kind": "bytes"}
-
-
-def as_bytes(text: str | bytes) -> bytes:
-    """Return the UTF-8 of a text. Bytes that are not UTF-8, which Python stores in text as lone
-    surrogates (in sys.argv, for instance), are these bytes.
-
-    Raises UserError for any other surrogate, which is not a character.
-    """
-    try:
-        return text.encode("utf-8", "surrogateescape") if isinstance(text, str) else bytes(text)
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"the text contains half of a surrogate pair (U+{ord(text[error.start]):04X} at "
-            f"character {error.start}), which is not a character: remove it"
-        ) from None

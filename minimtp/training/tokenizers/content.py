@@ -1,6 +1,5 @@
 """The content of a `tokenizer.json`: its form, and the settings that would change the text."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, NamedTuple
@@ -46,16 +45,6 @@ class Content(Struct):
     normalizer: dict[str, Any] | None = None
 
 
-class StoredSettings(Struct):
-    """The settings in a checkpoint."""
-
-    end_token: TokenId | None = None
-    end_tokens: list[TokenId] = []
-    begin_tokens: list[TokenId] = []
-    chat_template: str | None = None
-    vocabulary_size: Annotated[int, Meta(ge=2, le=MAX_VOCABULARY)] | None = None
-
-
 @dataclass(frozen=True)
 class TokenizerSettings:
     """What a model says about its tokenizer, beside the tokenizer's own file.
@@ -65,27 +54,15 @@ class TokenizerSettings:
     vocabulary_size: the rows of the model's token table, if they are more than the tokens.
     """
 
-    end_token: int | None = None
-    end_tokens: tuple[int, ...] = ()
-    begin_tokens: tuple[int, ...] = ()
+    end_token: TokenId | None = None
+    end_tokens: tuple[TokenId, ...] = ()
+    begin_tokens: tuple[TokenId, ...] = ()
     chat_template: str | None = None
-    vocabulary_size: int | None = None
+    vocabulary_size: Annotated[int, Meta(ge=2, le=MAX_VOCABULARY)] | None = None
 
     def to_dict(self) -> dict[str, object]:
-        """Return the settings that differ from the default, for `from_dict`."""
+        """Return the settings that differ from the default, for a checkpoint."""
         return {key: value for key, value in asdict(self).items() if value not in (None, ())}
-
-    @classmethod
-    def from_dict(cls, stored: dict[str, object], source: str) -> "TokenizerSettings":
-        """Return the settings in a checkpoint. Raises UserError, which begins with `source`."""
-        settings = check_value(json.loads(json.dumps(stored)), StoredSettings, source, ADVICE)
-        return cls(
-            settings.end_token,
-            tuple(settings.end_tokens),
-            tuple(settings.begin_tokens),
-            settings.chat_template,
-            settings.vocabulary_size,
-        )
 
 
 class Checked(NamedTuple):

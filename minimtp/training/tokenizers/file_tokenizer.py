@@ -23,7 +23,6 @@ Many vocabularies lack a few bytes that texts hardly contain, such as control ch
 """
 
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,10 +30,10 @@ from typing import Any
 
 from minimtp import extras
 from minimtp.backend import numpy as np
-from minimtp.errors import UserError, shown
+from minimtp.errors import UserError, shown, utf8
+from minimtp.files.silence import silent_errors
 from minimtp.machine import require_memory
 from minimtp.model.tokenizer import PROBES
-from minimtp.training.tokenizers.byte_tokenizer import as_bytes
 from minimtp.training.tokenizers.content import TokenizerSettings, checked_content
 from minimtp.training.tokenizers.cuts import places_to_cut
 from minimtp.training.tokenizers.spellings import Pieces
@@ -119,7 +118,7 @@ class FileTokenizer:
         special: names of special tokens in the text stand for these tokens.
         Raises UserError for a character that the vocabulary cannot express.
         """
-        text = as_bytes(text).decode("utf-8", "surrogateescape")
+        text = utf8(text, "the text").decode("utf-8", "surrogateescape")
         found = [np.zeros(0, np.int64)]
         for part in self._special.split(text) if special and self._special else (text,):
             token = self.special_tokens.get(part) if special else None
@@ -283,24 +282,8 @@ def readable(name: str) -> Iterator[None]:
 @contextmanager
 def attempt(name: str) -> Iterator[None]:
     """Like `readable`, and hide what the library writes to the error output when it panics."""
-    with readable(name), _silent():
+    with readable(name), silent_errors():
         yield
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    try:
-        kept = os.dup(2)
-    except OSError:  # it is closed
-        yield
-        return
-    try:
-        with open(os.devnull, "wb") as nothing:
-            os.dup2(nothing.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
 
 
 def _require_byte_level(tokenizer: Any, name: str) -> None:

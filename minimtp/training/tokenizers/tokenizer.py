@@ -27,6 +27,7 @@ from minimtp.model.tokenizer import Tokenizer
 from minimtp.training.tokenizers.byte_tokenizer import ByteTokenizer
 
 MAX_FILE_BYTES = 128 * 2**20
+STORED = "the tokenizer of this run"  # begins the messages about one in a checkpoint
 
 
 def open_tokenizer(path: str | Path | None) -> Tokenizer:
@@ -52,23 +53,22 @@ def open_tokenizer(path: str | Path | None) -> Tokenizer:
     return tokenizer
 
 
-def tokenizer_from_dict(
-    stored: Mapping[str, object], source: str = "the tokenizer of this run"
-) -> Tokenizer:
+def tokenizer_from_dict(stored: Mapping[str, object]) -> Tokenizer:
     """Return the tokenizer that `to_dict` described.
 
-    source: begins every message. Raises UserError for an unknown kind, and as FileTokenizer does.
+    Raises UserError for an unknown kind, and as FileTokenizer does.
     """
     kind = stored.get("kind")
     if kind == "bytes":
         return ByteTokenizer()
     if kind != "tokenizers" or not isinstance(stored.get("file"), str):
         raise UserError(
-            f"{source} is of the unknown kind {shown(kind)!r}: "
+            f"{STORED} is of the unknown kind {shown(kind)!r}: "
             "use the version of minimtp that wrote it"
         )
-    from minimtp.training.tokenizers.content import TokenizerSettings
+    from minimtp.records import check_value
+    from minimtp.training.tokenizers.content import ADVICE, TokenizerSettings
     from minimtp.training.tokenizers.file_tokenizer import FileTokenizer
 
-    settings = TokenizerSettings.from_dict(dict(stored), source)
-    return FileTokenizer(stored["file"], settings, source)
+    settings = check_value(dict(stored), TokenizerSettings, STORED, ADVICE)
+    return FileTokenizer(stored["file"], settings, STORED)

@@ -82,4 +82,4 @@ def test_a_prompt_that_is_not_utf8_is_continued_from_its_bytes(place, capsys):
     assert (
         main(["generate", str(place / "run"), "--prompt", "\ud83d", "--max-new-tokens", "4"]) == 2
     )
-    assert "half a character" in capsys.readouterr().err
+    assert "half of a surrogate pair" in capsys.readouterr().err

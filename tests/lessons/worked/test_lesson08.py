@@ -48,7 +48,7 @@ def test_only_norms_have_a_gradient_if_that_of_rounding_is_zero(monkeypatch):
     monkeypatch.setattr(FakeQuantize, "backward", lambda self, gradient: 0 * gradient)
     spec = QuantizationSpec(weights="int2-ggml-signed-g32", activations="none")  # of the lesson
     model = prepare_qat(build(), spec)
-    accumulate_gradients(model, np.arange(10)[None], ())
+    accumulate_gradients(model, np.arange(10)[None])
     learning = {name: p.grad is not None and p.grad.any() for name, p in model.named_parameters()}
     assert learning == {name: "norm" in name for name in learning}
     assert "(exercise 1)? Only the norms." in second_evening(8)

@@ -10,7 +10,7 @@ from minimtp.model.config import ModelConfig
 from minimtp.model.head_loss import covered_shares
 from minimtp.model.heads import MultiTokenModel, TokenConditionedHeads
 from minimtp.model.layers import Embedding, Linear
-from minimtp.model.loss import accumulate_gradients, evaluate_losses
+from minimtp.model.loss import Objective, accumulate_gradients, evaluate_losses
 from minimtp.model.transformer import Transformer
 from minimtp.quant.qat.convert import convert
 from minimtp.quant.qat.prepare import prepare_qat
@@ -64,10 +64,10 @@ def test_the_parts_of_a_batch_add_up_however_unevenly_their_tokens_can_be_drafte
     text, weights, rng = text_of(), np.array([0.5, 0.3, 0.2]), np.random.default_rng(6)
     text[0] = rng.choice(IDS, text.shape[1])
     text[1:] = rng.choice(np.setdiff1d(np.arange(text.max() + 1), IDS), text[1:].shape)
-    whole = accumulate_gradients(limited(), text, weights)
+    whole = accumulate_gradients(limited(), text, Objective(weights))
     share = 1 / len(text)
     parts = sum(
-        accumulate_gradients(limited(), text[i : i + 1], weights, share) * share
+        accumulate_gradients(limited(), text[i : i + 1], Objective(weights), share) * share
         for i in range(len(text))
     )
     np.testing.assert_allclose(parts, whole, rtol=1e-12)
@@ -79,7 +79,9 @@ def test_the_parts_of_a_batch_add_up_however_unevenly_their_tokens_can_be_drafte
 def test_the_gradient_of_the_heads_is_that_of_the_loss_over_the_draft_vocabulary(targets):
     model, text, weights = limited(), text_of(), np.array([0.5, 0.3, 0.2])
     flat = FlatParameters(model, apart=("heads",))
-    losses = accumulate_gradients(model, text, weights, detached=True, head_targets=targets)
+    losses = accumulate_gradients(
+        model, text, Objective(weights, detached=True, head_targets=targets)
+    )
     found = (losses / covered_shares(model, text))[1:]
     np.testing.assert_allclose(found, expected_losses(model, text, targets)[0], rtol=1e-12)
     heads = flat.groups[1]
@@ -97,12 +99,12 @@ def test_the_gradient_of_the_heads_is_that_of_the_loss_over_the_draft_vocabulary
 def test_attached_heads_give_the_output_the_gradient_of_the_rows_that_they_draft():
     model, text, weights = limited(), text_of(), np.array([0.5, 0.3, 0.2])
     flat = FlatParameters(model)
-    accumulate_gradients(model, text, weights)
+    accumulate_gradients(model, text, Objective(weights))
     direction = np.random.default_rng(5).standard_normal(flat.data.shape)
     values = []
     for sign in (1, -1):
         flat.data += sign * 1e-6 * direction
-        text_loss = accumulate_gradients(limited_copy(model), text, np.zeros(DEPTH))[0]
+        text_loss = accumulate_gradients(limited_copy(model), text, Objective(np.zeros(DEPTH)))[0]
         values.append(text_loss + weights @ expected_losses(model, text, "text")[1])
         flat.data -= sign * 1e-6 * direction
     slope = (values[0] - values[1]) / 2e-6
@@ -121,15 +123,15 @@ def test_heads_follow_a_teacher_that_drafts_every_token_over_their_own_tokens():
     teacher.heads.draft_vocabulary = None
     weights = np.array([1.0, 0.0, 0.0])
     options = {"detached": True, "head_targets": "teacher"}
-    accumulate_gradients(model, text, weights, teacher=teacher, **options)
+    accumulate_gradients(model, text, Objective(weights, teacher=teacher, **options))
     gradients = [parameter.grad for parameter in model.heads.parameters()]
     same = limited(seed=4)  # a teacher with the same draft vocabulary
     again = limited()
-    accumulate_gradients(again, text, weights, teacher=same, **options)
+    accumulate_gradients(again, text, Objective(weights, teacher=same, **options))
     for one, other in zip(gradients, again.heads.parameters(), strict=True):
         np.testing.assert_allclose(one, other.grad, rtol=1e-12, atol=1e-15)
     own = limited_copy(teacher)
-    accumulate_gradients(own, text, weights, teacher=teacher, **options)
+    accumulate_gradients(own, text, Objective(weights, teacher=teacher, **options))
     assert max(np.abs(p.grad).max() for p in own.heads.parameters()) < 1e-15
 
 
@@ -147,7 +149,9 @@ def test_an_evaluation_names_tokens_and_has_no_loss_for_those_that_are_never_dra
 
 def test_a_text_without_any_token_that_is_drafted_has_the_loss_zero_and_no_gradient():
     model = limited()
-    losses = accumulate_gradients(model, np.zeros((1, 10), int), np.ones(DEPTH), detached=True)
+    losses = accumulate_gradients(
+        model, np.zeros((1, 10), int), Objective(np.ones(DEPTH), detached=True)
+    )
     assert losses[1:].tolist() == [0.0] * DEPTH
     assert all(not parameter.grad.any() for parameter in model.heads.parameters())
 

@@ -15,7 +15,7 @@ from minimtp.engine.module import map_parameters
 from minimtp.engine.tensor import Tensor
 from minimtp.model.heads import Eagle3Heads, MultiTokenModel
 from minimtp.model.heads.unrolled_attention import Rotate, UnrolledAttention
-from minimtp.model.loss import accumulate_gradients, evaluate_losses, following_tokens
+from minimtp.model.loss import Objective, accumulate_gradients, evaluate_losses, following_tokens
 from minimtp.model.transformer import Transformer
 from tests.model.cases import SHAPE, tokens
 
@@ -194,7 +194,7 @@ def test_the_gradients_of_a_model_with_the_head_are_those_of_its_losses(own, nam
     weights, positions = np.array([0.7, 0.4]), slice(0, None, 2)
 
     def losses():
-        return accumulate_gradients(model, text, weights, head_positions=positions)
+        return accumulate_gradients(model, text, Objective(weights, head_positions=positions))
 
     def loss():
         found = losses()
@@ -236,7 +236,7 @@ def test_a_head_that_follows_the_trunk_learns_the_trunks_distribution_over_its_t
                 total += weights[k - 1] * share / targets.size
         return total
 
-    accumulate_gradients(model, text, weights, head_targets="trunk", detached=True)
+    accumulate_gradients(model, text, Objective(weights, head_targets="trunk", detached=True))
     parameters = model.heads.parameters()
     gradients = [parameter.grad.copy() for parameter in parameters]
     assert _slope(loss, parameters, gradients) == pytest.approx(1.0, rel=1e-5)

@@ -178,7 +178,7 @@ def peak_memory_of_a_step(**settings):
     size = dict(
         seed=0,
         batch_size=recipe.batch_size,
-        context_length=recipe.context_length,
+        sequence_length=recipe.context_length,
         depth=recipe.draft_depth,
     )
     first, second = (corpus.batch(i, **size) for i in range(2))

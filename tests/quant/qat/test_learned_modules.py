@@ -11,7 +11,7 @@ from minimtp.engine.flat import FlatParameters
 from minimtp.engine.precision import matmul
 from minimtp.engine.tensor import Parameter
 from minimtp.errors import UserError
-from minimtp.model.loss import accumulate_gradients
+from minimtp.model.loss import Objective, accumulate_gradients
 from minimtp.model.transformer import Transformer
 from minimtp.quant.packed_matrix import stored_arrays
 from minimtp.quant.ptq.methods import quantize_after_training
@@ -82,7 +82,7 @@ def test_prepare_qat_initializes_learned_steps_unless_they_are_resumed():
 def test_learned_steps_get_gradients_and_no_weight_decay(scales, grid):
     model = learned("token_conditioned", grid, scales=scales)
     flat = FlatParameters(model)
-    accumulate_gradients(model, text(model), np.full(DEPTH, 0.3))
+    accumulate_gradients(model, text(model), Objective(np.full(DEPTH, 0.3)))
     for name, parameter in model.named_parameters():
         if name.endswith(("log_steps", "offsets")):
             place, _ = flat.places[name]
@@ -129,7 +129,7 @@ def test_a_recipe_with_learned_offsets_or_bounds_initializes_and_trains_their_pa
     states = []
     for step in range(3):
         trainer.advance(
-            corpus.batch(step, seed=0, batch_size=4, context_length=recipe.context_length, depth=1)
+            corpus.batch(step, seed=0, batch_size=4, sequence_length=recipe.context_length, depth=1)
         )
         parameters = dict(trainer.model.named_parameters())
         states.append(

@@ -9,7 +9,7 @@ from minimtp.engine.module import replicate
 from minimtp.engine.tensor import Tensor
 from minimtp.errors import UserError
 from minimtp.model.layers import Embedding
-from minimtp.model.loss import accumulate_gradients, evaluate_losses
+from minimtp.model.loss import Objective, accumulate_gradients, evaluate_losses
 from minimtp.quant.activations import round_activations
 from minimtp.quant.grids import MASKS, Q4_0, grid_named
 from minimtp.quant.qat.convert import convert
@@ -94,7 +94,7 @@ def test_straight_through_gradients_equal_the_gradients_of_the_rounded_model(pla
     clone = with_rounded_parameters(model)
     prepare_qat(model, QuantizationSpec(activations="none", straight_through="pass"))
     tokens, weights = text(model), np.full(model.depth, 0.3)
-    losses = [accumulate_gradients(m, tokens, weights) for m in (model, clone)]
+    losses = [accumulate_gradients(m, tokens, Objective(weights)) for m in (model, clone)]
     assert losses[0].tobytes() == losses[1].tobytes()
     for (name, parameter), (_, expected) in zip(
         model.named_parameters(), clone.named_parameters(), strict=True
@@ -105,7 +105,7 @@ def test_straight_through_gradients_equal_the_gradients_of_the_rounded_model(pla
 def test_the_mask_of_the_spec_stops_gradients_of_clipped_weights(plain):
     def gradient(mask):
         model = prepare_qat(build(), QuantizationSpec(straight_through=mask))
-        accumulate_gradients(model, text(model), np.empty(0))
+        accumulate_gradients(model, text(model))
         return model.blocks[0].feed_forward.gate_up.weight
 
     passed, stopped = gradient("pass"), gradient("round-clip")

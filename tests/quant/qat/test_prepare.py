@@ -10,7 +10,7 @@ from minimtp.engine.module import replicate
 from minimtp.engine.optim import AdamW
 from minimtp.errors import UserError
 from minimtp.model.layers import Embedding, Linear
-from minimtp.model.loss import accumulate_gradients, evaluate_losses
+from minimtp.model.loss import Objective, accumulate_gradients, evaluate_losses
 from minimtp.model.transformer import Transformer
 from minimtp.quant.grids import Q4_0, Q8_0
 from minimtp.quant.qat.convert import convert
@@ -100,7 +100,7 @@ def test_the_optimizer_updates_prepared_models_that_were_flattened_before_or_aft
     losses = []
     for _ in range(12):
         flat.gradients[...] = 0
-        losses.append(accumulate_gradients(model, tokens, weights)[0])
+        losses.append(accumulate_gradients(model, tokens, Objective(weights))[0])
         optimizer.step(1e-2)
     assert losses[-1] < 0.5 * losses[0]
     reference = prepare_qat(build("token_conditioned"), SPEC)

@@ -11,7 +11,7 @@ from minimtp.engine.flat import FlatParameters
 from minimtp.engine.module import freeze
 from minimtp.engine.tensor import Parameter, Tensor
 from minimtp.errors import UserError
-from minimtp.model.loss import accumulate_gradients
+from minimtp.model.loss import Objective, accumulate_gradients
 from minimtp.model.transformer import Transformer
 from minimtp.quant import packing
 from minimtp.quant.grids import grid_named
@@ -213,7 +213,7 @@ def test_the_trunk_trains_its_steps_from_the_start_and_heads_use_the_rule_of_the
     from_start = {n for n, m in model.named_modules() if isinstance(m, LinearFromStart)}
     assert len(from_start) == 4 * SHAPE.num_layers and not any("heads" in n for n in from_start)
     starts = {n: p.data.copy() for n, p in model.named_parameters() if n.endswith("start_steps")}
-    accumulate_gradients(model, text(model), np.full(model.depth, 0.3))
+    accumulate_gradients(model, text(model), Objective(np.full(model.depth, 0.3)))
     for name in from_start:
         place, _ = flat.places[f"{name}.log_steps"]
         assert flat.gradients[place].any() and not flat.decay_mask[place].any()
@@ -238,7 +238,7 @@ def test_a_frozen_table_gives_the_same_losses_and_gradients_and_gets_none_itself
     assert isinstance(models[1].trunk.embedding, FrozenEmbedding)
     assert same_bits(outputs(models[0], text(models[0])), outputs(models[1], text(models[1])))
     for model in models:
-        accumulate_gradients(model, text(model), np.full(model.depth, 0.3))
+        accumulate_gradients(model, text(model), Objective(np.full(model.depth, 0.3)))
     learning, frozen = (dict(model.named_parameters()) for model in models)
     table = next(name for name in learning if name.endswith("embedding.weight"))
     assert learning[table].grad.any() and frozen[table].grad is None

@@ -36,7 +36,7 @@ def test_every_window_is_visited_once_per_epoch(batch_size, context_length, seed
     steps = -(-2 * windows // batch_size)
     rows = np.concatenate(
         [
-            corpus.batch(s, seed=seed, batch_size=batch_size, context_length=context_length)
+            corpus.batch(s, seed=seed, batch_size=batch_size, sequence_length=context_length)
             for s in range(steps)
         ]
     )
@@ -48,7 +48,7 @@ def test_every_window_is_visited_once_per_epoch(batch_size, context_length, seed
 def test_each_epoch_has_another_order_and_another_offset():
     corpus = counting_corpus(1000)
     first, second = (
-        corpus.batch(step, seed=0, batch_size=100, context_length=10)[:, 0] for step in (0, 1)
+        corpus.batch(step, seed=0, batch_size=100, sequence_length=10)[:, 0] for step in (0, 1)
     )
     assert not np.array_equal(first, second)
     assert len({*(first % 10)}) == 1 and first[0] % 10 != second[0] % 10
@@ -60,7 +60,7 @@ def test_a_row_holds_consecutive_tokens_including_the_targets_of_every_depth(
 ):
     length = windows * context_length
     rows = counting_corpus(length).batch(
-        step, seed=seed, batch_size=batch_size, context_length=context_length, depth=depth
+        step, seed=seed, batch_size=batch_size, sequence_length=context_length, depth=depth
     )
     assert rows.shape == (batch_size, context_length + 1 + depth)
     assert rows.dtype == np.int64
@@ -70,9 +70,9 @@ def test_a_row_holds_consecutive_tokens_including_the_targets_of_every_depth(
 @given(**sizes, step=st.integers(0, 1000), depth=st.integers(1, 4))
 def test_a_batch_has_the_same_windows_for_any_depth(batch_size, context_length, seed, step, depth):
     corpus = counting_corpus(40 * context_length)
-    shallow = corpus.batch(step, seed=seed, batch_size=batch_size, context_length=context_length)
+    shallow = corpus.batch(step, seed=seed, batch_size=batch_size, sequence_length=context_length)
     deep = corpus.batch(
-        step, seed=seed, batch_size=batch_size, context_length=context_length, depth=depth
+        step, seed=seed, batch_size=batch_size, sequence_length=context_length, depth=depth
     )
     assert np.array_equal(deep[:, : context_length + 1], shallow)
 
@@ -81,16 +81,16 @@ def test_a_batch_depends_only_on_seed_and_step():
     one, other = counting_corpus(1000), counting_corpus(1000)
     for step in (0, 7, 3):  # in any order, from any object
         assert np.array_equal(
-            one.batch(step, seed=5, batch_size=2, context_length=8),
-            other.batch(step, seed=5, batch_size=2, context_length=8),
+            one.batch(step, seed=5, batch_size=2, sequence_length=8),
+            other.batch(step, seed=5, batch_size=2, sequence_length=8),
         )
     assert not np.array_equal(
-        one.batch(3, seed=5, batch_size=2, context_length=8),
-        one.batch(3, seed=6, batch_size=2, context_length=8),
+        one.batch(3, seed=5, batch_size=2, sequence_length=8),
+        one.batch(3, seed=6, batch_size=2, sequence_length=8),
     )
     assert not np.array_equal(
-        one.batch(3, seed=5, batch_size=2, context_length=8),
-        one.batch(4, seed=5, batch_size=2, context_length=8),
+        one.batch(3, seed=5, batch_size=2, sequence_length=8),
+        one.batch(4, seed=5, batch_size=2, sequence_length=8),
     )
 
 
@@ -104,7 +104,7 @@ def test_validation_windows_never_overlap_and_lie_inside_the_text(
     length, tokens, context_length, depth
 ):
     windows = counting_corpus(length).validation_windows(
-        tokens, context_length=context_length, depth=depth
+        tokens, sequence_length=context_length, depth=depth
     )
     inputs = windows[:, :context_length]
     assert len(np.unique(inputs)) == inputs.size
@@ -116,7 +116,7 @@ def test_validation_windows_never_overlap_and_lie_inside_the_text(
 
 
 def test_few_validation_windows_are_spread_over_the_whole_text():
-    starts = counting_corpus(1001).validation_windows(40, context_length=10)[:, 0]
+    starts = counting_corpus(1001).validation_windows(40, sequence_length=10)[:, 0]
     assert starts.tolist() == [0, 234, 468, 702]
 
 
@@ -128,8 +128,8 @@ def test_few_validation_windows_are_spread_over_the_whole_text():
 )
 def test_validation_windows_are_the_same_for_any_depth(length, tokens, context_length, depth):
     corpus = counting_corpus(length)
-    shallow = corpus.validation_windows(tokens, context_length=context_length, depth=0)
-    deep = corpus.validation_windows(tokens, context_length=context_length, depth=depth)
+    shallow = corpus.validation_windows(tokens, sequence_length=context_length, depth=0)
+    deep = corpus.validation_windows(tokens, sequence_length=context_length, depth=depth)
     assert deep.shape[1] == context_length + 1 + depth
     assert np.array_equal(deep[:, : context_length + 1], shallow)
 

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from minimtp.errors import UserError
 from minimtp.files import one_writer
-from minimtp.training.data import folders
+from minimtp.training.data import folders, walk
 from minimtp.training.data.corpus import open_corpus
 from minimtp.training.data.folders import files_and_folders
-from minimtp.training.data.walk import LOG_BEGINS, MARKERS, OWN_NAMES
-from minimtp.training.data.walk import LOG_NAME as WALKED_LOG
+from minimtp.training.data.walk import MARKERS, OWN_NAMES
 from minimtp.training.run import checkpoint
-from minimtp.training.run.log import LOG, LOG_NAME
+from minimtp.training.run.log import LOG_NAME
+from minimtp.training.self_generated.stored import part_path
 
 
 def write_files(folder: Path, count: int = 4) -> Path:
@@ -137,7 +137,11 @@ def test_the_names_of_run_files_are_those_that_runs_use():
     from minimtp.compare.result_file import CACHE_NAME, FILE_NAME
 
     assert {quality_name, CACHE_NAME, FILE_NAME, one_writer.NAME} <= MARKERS
-    assert (WALKED_LOG, LOG_BEGINS) == (LOG_NAME, LOG.begins)
+
+
+@given(st.from_regex(r"part-\d{4,9}\.json", fullmatch=True))
+def test_only_a_name_that_selfgen_gives_to_a_part_is_that_of_a_part(name):
+    assert walk._is_own(name) == (part_path(Path(), int(name[5:-5])).name == name)
 
 
 def test_the_files_of_runs_are_no_texts_wherever_the_runs_are(tmp_path):

@@ -30,9 +30,9 @@ def test_it_has_the_batches_and_windows_of_a_corpus_of_the_same_tokens():
     text = Corpus("text", documents)
     tokens = TokenCorpus("tokens", text.train, text.validation, ByteTokenizer(), 40)
     for step in range(3):
-        batch = dict(seed=1, batch_size=2, context_length=32, depth=2)
+        batch = dict(seed=1, batch_size=2, sequence_length=32, depth=2)
         assert np.array_equal(text.batch(step, **batch), tokens.batch(step, **batch))
-    windows = dict(context_length=32, depth=1)
+    windows = dict(sequence_length=32, depth=1)
     assert np.array_equal(
         text.validation_windows(500, **windows), tokens.validation_windows(500, **windows)
     )

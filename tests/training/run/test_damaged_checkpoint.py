@@ -14,7 +14,6 @@ from minimtp.quant.packed_matrix import stored_arrays
 from minimtp.quant.ptq.methods import round_to_nearest
 from minimtp.quant.qat.spec import QuantizationSpec
 from minimtp.training.build import build_model
-from minimtp.training.evaluate import Evaluation
 from minimtp.training.presets import preset
 from minimtp.training.recipe import Recipe
 from minimtp.training.run import checkpoint
@@ -101,11 +100,6 @@ def test_a_header_with_a_valid_checksum_and_wrong_values_is_refused_with_the_key
         load_run(tmp_path)
     check_sentence(str(caught.value), tmp_path / FILE_NAME)
     assert words in str(caught.value)
-
-
-def test_every_field_of_an_evaluation_is_checked_when_it_is_read():
-    names = {field.name for field in dataclasses.fields(Evaluation)}
-    assert names == set(checkpoint.EvaluationRecord.__struct_fields__)
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def test_a_distilled_student_learns_from_its_teacher_and_loads_it_again_when_res
     assert stored(tmp_path / "parts") == stored(tmp_path / "whole")
 
     def divergence(name: str) -> float:
-        tokens = corpus.validation_windows(512, context_length=16)[:, :-1]
+        tokens = corpus.validation_windows(512, sequence_length=16)[:, :-1]
         with no_grad():
             logits = [
                 model.logits(model.hidden(tokens)).data

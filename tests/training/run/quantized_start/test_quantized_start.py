@@ -85,7 +85,7 @@ def test_a_step_of_training_lowers_the_divergence_from_the_teacher(models, corpu
 
     def divergence(model):
         full = load_run(models.full).model
-        tokens = corpus.batch(0, seed=5, batch_size=8, context_length=16, depth=0)
+        tokens = corpus.batch(0, seed=5, batch_size=8, sequence_length=16, depth=0)
         with no_grad():
             ours, theirs = (
                 m.trunk.logits(m.hidden(tokens[:, :-1])).data.astype(np.float64)
