@@ -9,7 +9,7 @@ from minimtp.decode.drafters.model import ModelDrafter
 from minimtp.decode.drafters.ngram import NgramDrafter
 from minimtp.decode.target import Target
 from minimtp.engine.module import Module
-from minimtp.errors import UserError, shown
+from minimtp.errors import UserError
 from minimtp.model.draft_head import DraftHead
 from minimtp.model.loaded import LoadedModel
 from minimtp.model.tokenizer import same_tokens
@@ -40,17 +40,11 @@ def make_drafter(
     of this head. deploy: prepares the model of another
     run for decoding. memory: see `CombinedDrafter`. trees: whether the drafter has to draft trees.
 
-    Raises UserError if the name is unknown, or if the other run has another tokenizer.
+    Raises UserError if the other run has another tokenizer.
     """
     if isinstance(source, str):
         if source == AUTO:
             source = "heads" if heads is None or trees else "combined"
-        if source not in TITLES:
-            names = ", ".join([AUTO, *TITLES])
-            raise UserError(
-                f"unknown draft {shown(source)!r}: use {names}, or the path of another model or of "
-                "a draft head"
-            )
         if source == "combined":
             return CombinedDrafter(heads, memory)
         return {"heads": heads, "ngram": NgramDrafter(), "none": None}[source]
