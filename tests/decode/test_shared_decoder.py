@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from minimtp.backend import numpy as np
 from minimtp.decode import cache, model_runner
-from minimtp.decode.decoder import Decoder, deploy
+from minimtp.decode.decoder import Decoder
 from minimtp.decode.drafters.config import DraftConfig
+from minimtp.decode.drafters.deploy import deploy
 from minimtp.decode.drafters.heads import block_heads, eagle3
 from minimtp.decode.model_runner import ModelRunner
 from minimtp.decode.options import GenerationOptions, start_generation
