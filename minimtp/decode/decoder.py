@@ -1,7 +1,6 @@
 """The public interface: from a loaded model to a decoder, and from a prompt to text."""
 
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from secrets import randbits
 
@@ -265,7 +264,7 @@ class Decoder:
         if isinstance(drafter, FunctionDrafter):
             drafter, options = None, replace(options, draft_depth=None)
         prompt = [self.loaded.tokenizer.end_token]
-        with self._states.waiting or nullcontext():
+        with self._states.lock:
             for _ in start_generation(state.target, drafter, prompt, options):
                 pass
         self._states.give_back(state)
