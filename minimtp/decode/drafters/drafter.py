@@ -84,6 +84,14 @@ class SourcesDrafter(Protocol):
         """Draft as `draft` does, with at most `depths` drafts of each source; 0 leaves it out."""
 
 
+def is_prompt(tokens: np.ndarray, max_depth: int) -> bool:
+    """Return whether tokens (R,) that are committed are more than a round commits.
+
+    A drafter computes the rows of a prompt at once, so that they do not count as drafting.
+    """
+    return len(tokens) > max_depth + 1
+
+
 def join_samples(
     samples: Sequence[tuple[Array, np.ndarray | None]],
 ) -> tuple[Sequence[int] | Array, np.ndarray | None]:

@@ -17,7 +17,7 @@ were accepted, the last draft has not been fed, and is fed first in the next cal
 from minimtp.backend import Array, array_module, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.decode.cache import room_for, with_rows
-from minimtp.decode.drafters.drafter import join_samples
+from minimtp.decode.drafters.drafter import is_prompt, join_samples
 from minimtp.decode.rules.rule import Rule
 from minimtp.decode.target import Target
 
@@ -60,9 +60,7 @@ class ModelDrafter:
         length = min(self.model.length, self._committed - 1)
         wrong = np.flatnonzero(self._fed[start:length] != self._text[start:length])
         self.model.truncate(start + int(wrong[0]) if len(wrong) else length)
-        if (
-            len(tokens) > self.max_depth + 1
-        ):  # a prompt: run it now, so it is not counted as drafting
+        if is_prompt(tokens, self.max_depth):
             self._feed(self._text[self.model.length : self._committed - 1])
 
     def draft(self, depth: int, rule: Rule) -> tuple[Array, np.ndarray | None]:

@@ -19,7 +19,7 @@ from copy import copy
 from minimtp.backend import Array, array_module
 from minimtp.backend import numpy as np
 from minimtp.decode.cache import KeyValueCache, enlarged, room_for
-from minimtp.decode.drafters.drafter import join_samples, of_all_tokens
+from minimtp.decode.drafters.drafter import is_prompt, join_samples, of_all_tokens
 from minimtp.decode.drafters.tree_growth import grow
 from minimtp.decode.model_runner import ModelRunner
 from minimtp.decode.rules.rule import PerturbedArgmax, Rule, Scores, VocabularyScores
@@ -174,7 +174,7 @@ class Eagle3Drafter:
     def commit(self, hidden: Array, tokens: np.ndarray) -> None:
         self._waiting.append((hidden.copy(), tokens.copy()))
         self._pending = int(tokens[-1])
-        if len(tokens) > self.max_depth + 1:  # a prompt: not counted as drafting
+        if is_prompt(tokens, self.max_depth):
             self._catch_up()
 
     def draft(self, depth: int, rule: Rule) -> tuple[Array, Scores | None]:
