@@ -230,6 +230,10 @@ class ModelRunner:
         other.cache = empty_like(other.cache, other.cache.context_length, kv_cache)
         return other
 
+    def prepared(self, matrix: Matrix) -> PreparedMatrix:
+        """Lay out an output of drafts for the kernels. That of the trunk is laid out already."""
+        return self.output if matrix is self.output_matrix else matrix.prepare(self.kernel)
+
     def embed(self, tokens: Array) -> Array:
         """tokens (T,) integers -> their embeddings (T, D), a new array. A packed table is never
         decoded as a whole.
