@@ -12,6 +12,7 @@ INTRODUCES = (
     "minimtp.kernels.plain.decoding.best_first_tree",
     "minimtp.kernels.plain.bfloat16",
     "minimtp.kernels.plain.decoding.block",
+    "minimtp.kernels.plain.decoding.draft_chain",
     "minimtp.kernels.plain.decoding.gated_head",
     "minimtp.kernels.plain.gates",
     "minimtp.kernels.plain.loss",

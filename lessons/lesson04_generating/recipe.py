@@ -7,6 +7,7 @@ INTRODUCES = (
     "minimtp.decode.sampling.gumbel_noise",
     "minimtp.decode.sampling.random_source",
     "minimtp.decode.sampling.params",
+    "minimtp.decode.target",
     "minimtp.decode.model_runner",
 )
 

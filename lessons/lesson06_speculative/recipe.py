@@ -26,7 +26,6 @@ INTRODUCES = (
     "minimtp.decode.drafters.heads",
     "minimtp.decode.logits_processors",
     "minimtp.decode.stopping",
-    "minimtp.decode.target",
     "minimtp.decode.round",
     "minimtp.decode.statistics",
     "minimtp.decode.policy.plan",

@@ -10,7 +10,7 @@ from minimtp.backend import numpy as np
 from minimtp.bench.interleaved import Variant
 from minimtp.bench.memory import peak_memory
 from minimtp.compare.result_cache import Figures
-from minimtp.decode.decoder import deploy
+from minimtp.decode.drafters.deploy import deploy
 from minimtp.files import delete_leftovers
 from minimtp.formats.load import load
 from minimtp.model.matrix import bits_per_weight, weight_bytes

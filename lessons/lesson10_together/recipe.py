@@ -21,6 +21,7 @@ INTRODUCES = (
     "minimtp.decode.batch",
     "minimtp.decode.drafters.combined",
     "minimtp.model.draft_head",
+    "minimtp.decode.drafters.deploy",
     "minimtp.decode.drafters.registry",
     "minimtp.decode.drafters.config",
     "minimtp.decode.decoder",

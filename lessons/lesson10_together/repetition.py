@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from lessons.lesson04_generating.generate import recompute_with_training_code, sampler, timed
 from minimtp.backend import Device
 from minimtp.backend import numpy as np
-from minimtp.decode.decoder import deploy
+from minimtp.decode.drafters.deploy import deploy
 from minimtp.decode.drafters.ngram import NgramDrafter
 from minimtp.decode.options import GenerationOptions, start_generation
 from minimtp.decode.sampling.params import GREEDY, SamplingParams

@@ -11,7 +11,7 @@ from minimtp.backend import Device
 from minimtp.compare.pretrained.configurations import LLAMA
 from minimtp.compare.result_cache import Figures
 from minimtp.compare.run import require_no_differences
-from minimtp.decode.decoder import deploy
+from minimtp.decode.drafters.deploy import deploy
 from minimtp.decode.options import GenerationOptions, start_generation
 from minimtp.formats.export import export
 from minimtp.formats.load import load

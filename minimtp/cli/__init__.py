@@ -6,6 +6,7 @@ them into arguments, calls the library and prints the result.
 
     process.py   the standard streams and Ctrl-C
     parser.py    the argument parser, and the options that several commands share
+    text.py      generated text, printed while it is generated
     options/     how values are read, and groups of options: recipe, generation
     bench/       one file per measurement
 

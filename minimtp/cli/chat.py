@@ -5,11 +5,12 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, BinaryIO
 
-from minimtp.cli.generate import chosen_drafting, note_one_thread, printable, stream
 from minimtp.cli.options.generation import (
     add_draft_options,
     add_sampling_options,
+    chosen_drafting,
     decoding_settings,
+    note_one_thread,
 )
 from minimtp.cli.parser import (
     Commands,
@@ -22,6 +23,7 @@ from minimtp.cli.parser import (
     note_unused_threads,
     use_kernels,
 )
+from minimtp.cli.text import printable, stream
 from minimtp.errors import UserError
 
 if TYPE_CHECKING:

@@ -4,15 +4,15 @@ several prompts.
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from minimtp.cli.options.generation import (
     add_draft_options,
     add_prompt_options,
     add_sampling_options,
+    chosen_drafting,
     decoding_settings,
+    note_one_thread,
 )
 from minimtp.cli.options.prompts import read_prompts
 from minimtp.cli.parser import (
@@ -27,21 +27,18 @@ from minimtp.cli.parser import (
     note_unused_threads,
     use_kernels,
 )
+from minimtp.cli.text import printable, stream
 from minimtp.errors import UserError
-from minimtp.files import kind_at
 
 if TYPE_CHECKING:
     from minimtp.backend import Array
     from minimtp.decode.batch import Batch
     from minimtp.decode.decoder import Decoder
     from minimtp.decode.display.trace import Trace
-    from minimtp.decode.drafters.config import DraftConfig
     from minimtp.decode.drafters.drafter import Drafter
     from minimtp.decode.generation import Generation
+    from minimtp.decode.sampling.params import SamplingParams
     from minimtp.training.run.folder import LoadedRun
-    from minimtp.training.tokenizers.tokenizer import Tokenizer
-
-MAX_TOKENS_PER_CHARACTER = 8  # a longer run of undecodable tokens is not an unfinished character
 
 
 def add_parser(commands: Commands) -> None:
@@ -108,8 +105,6 @@ def run(options: argparse.Namespace) -> int:
 
 def _note_unused(options: argparse.Namespace, decoder: "Decoder") -> None:
     """Say which options have no effect together with the others, and why."""
-    from minimtp.decode.drafters.ngram import NgramDrafter
-
     if options.temperature == 0:
         names = ("--top-k", "--top-p", "--seed", "--rule")
         note_unused(options, names, "at temperature 0 the most likely token is always taken")
@@ -121,8 +116,8 @@ def _note_unused(options: argparse.Namespace, decoder: "Decoder") -> None:
     elif options.draft_length == 0:
         reason = "nothing is drafted with --draft-length 0"
         note_unused(options, ("--draft-confidence", "--tree"), reason)
-    elif isinstance(decoder.drafter, NgramDrafter):
-        reason = "repetitions in the text have no probability"
+    elif not decoder.drafter.stops_early:
+        reason = "this drafter never ends a draft early"
         note_unused(options, ["--draft-confidence"], reason)
 
 
@@ -133,23 +128,6 @@ def _title(drafter: "Drafter | None", loaded: "LoadedRun", chosen: str) -> str:
     if isinstance(drafter, CombinedDrafter):
         return f"n-gram and {loaded.recipe.heads}" if loaded.model.depth else "n-gram"
     return loaded.recipe.heads if chosen in ("auto", "heads") else chosen
-
-
-def chosen_drafting(options: argparse.Namespace, loaded: "LoadedRun") -> "DraftConfig":
-    """Return how to draft for the loaded model. Raises UserError if a path holds no drafter."""
-    import minimtp
-    from minimtp.decode.drafters.config import DraftConfig
-    from minimtp.decode.drafters.registry import AUTO, TITLES
-
-    kind, _, path = options.draft.partition(":")
-    drafter = options.draft
-    if kind == "model" and path:
-        drafter = minimtp.load_draft(path, loaded)
-    elif drafter not in (AUTO, *TITLES) and kind_at(drafter) != "nothing":
-        drafter = minimtp.load_draft(drafter, loaded)
-    return DraftConfig(
-        drafter, options.draft_length, options.draft_confidence, options.tree, options.rule
-    )
 
 
 def _generate_one(
@@ -221,25 +199,9 @@ def _batch_speed(batch: "Batch", threads: str) -> str:
     )
 
 
-def note_one_thread(options: argparse.Namespace, decoder: "Decoder") -> None:
-    """Say that --threads has no effect where only one thread computes a pass."""
-    if decoder.target.threads == 1 < (options.threads or 1):
-        reason = "only compiled kernels compute a pass of this model in several threads"
-        note_unused(options, ["--threads"], reason)
-
-
 def _threads(decoder: "Decoder") -> str:
     count = decoder.target.threads
     return f" on {count} threads" if count > 1 else ""
-
-
-def printable() -> Callable[[str], str]:
-    """Return the function that makes text safe to print. Control characters are escaped on a
-    terminal, which would obey them, and kept in a file.
-    """
-    from minimtp.decode.display.terminal import visible
-
-    return visible if sys.stdout.isatty() else str
 
 
 def _ending(generation: "Generation", decoder: "Decoder") -> str:
@@ -256,29 +218,15 @@ def _write_trace(
     """Write the page of the text just generated, with the speed of plain decoding for
     comparison.
     """
-    from minimtp import kernels
-    from minimtp.backend import choose_device
     from minimtp.decode.decoder import Decoder
-    from minimtp.decode.display.trace import TRACE, describe, page
+    from minimtp.decode.display.trace import TRACE, page
     from minimtp.decode.drafters.config import DraftConfig
     from minimtp.files import write_text
 
-    settings = decoding_settings(options)
-    loaded, draft = decoder.loaded, decoder.draft
-    kernel, _ = kernels.describe(choose_device(options.device).name)
-    described = describe(
-        loaded.model,
-        parameters=loaded.recipe.trunk_parameters(),
-        drafter=_title(decoder.drafter, loaded, options.draft),
-        draft=replace(draft, rule=decoder.rule_for(options.seed)),
-        sampling=settings["sampling"],
-        seed=options.seed,
-        repetition_penalty=options.repetition_penalty,
-        kernels=kernel,
-    )
+    settings, loaded = decoding_settings(options), decoder.loaded
     plain = trace
     if options.draft != "none":
-        no_draft = DraftConfig("none", rule=draft.rule)
+        no_draft = DraftConfig("none", rule=decoder.draft.rule)
         plain = Decoder(loaded, no_draft, options.context, options.threads, options.kv_cache)
         plain = plain.generate(prompt, **settings)
         for _ in plain:
@@ -287,7 +235,7 @@ def _write_trace(
         trace,
         loaded.tokenizer.decode_bytes,
         title=str(options.model),
-        settings=described,
+        settings=_trace_settings(options, decoder, settings["sampling"]),
         plain_tokens_per_second=plain.statistics.tokens_per_second,
     )
     write_text(options.trace, html, TRACE)
@@ -297,15 +245,33 @@ def _write_trace(
     )
 
 
-def stream(tokens: Iterable[int], tokenizer: "Tokenizer") -> Iterator[str]:
-    """Yield text as soon as its characters are complete: hold back the tokens of an unfinished
-    character.
+def _trace_settings(
+    options: argparse.Namespace, decoder: "Decoder", sampling: "SamplingParams"
+) -> dict[str, object]:
+    """Return the settings that the page shows, by name. Options with their default value are left
+    out.
     """
-    pending = []
-    for token in tokens:
-        pending.append(token)
-        text = tokenizer.decode(pending)
-        if not text.endswith("\ufffd") or len(pending) >= MAX_TOKENS_PER_CHARACTER:
-            yield text
-            pending = []
-    yield tokenizer.decode(pending)
+    from minimtp import kernels
+    from minimtp.backend import choose_device
+    from minimtp.model.matrix import bits_per_weight
+
+    loaded = decoder.loaded
+    settings: dict[str, object] = {
+        "parameters": f"{loaded.recipe.trunk_parameters():,}",
+        "bits per weight": f"{bits_per_weight(loaded.model):.2f}",
+        "drafter": _title(decoder.drafter, loaded, options.draft),
+        "temperature": f"{sampling.temperature:g}",
+    }
+    optional = {
+        "top-k": (sampling.top_k, 0),
+        "top-p": (sampling.top_p, 1.0),
+        "draft-length": (options.draft_length, "auto"),
+        "repetition-penalty": (options.repetition_penalty, 1.0),
+        "tree": (options.tree, 0),
+    }
+    settings |= {name: value for name, (value, default) in optional.items() if value != default}
+    if sampling.temperature:
+        seed = "random" if options.seed is None else options.seed
+        settings |= {"rule": decoder.rule_for(options.seed), "seed": seed}
+    kernel, _ = kernels.describe(choose_device(options.device).name)
+    return settings | {"kernels": kernel}

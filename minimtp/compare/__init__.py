@@ -22,7 +22,7 @@ A comparison can be interrupted: the same command resumes it.
     run.py              the whole comparison, in a folder that can be resumed
     configurations.py   the recipes and their training
     measurement.py      the measurements
-    result_file.py      compare.json
+    result_file.py      compare.json (schema.py: its form)
     result_cache.py     finished measurements on disk, until compare.json is written
     claims.py           published claims, compared with the measurements
     report.py           the tables

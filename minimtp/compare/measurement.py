@@ -19,7 +19,7 @@ from minimtp.bench.memory import peak_memory
 from minimtp.compare.configurations import TITLES
 from minimtp.compare.result_cache import Figures
 from minimtp.compare.schema import FiniteEvaluation, MemoryPart, by_configuration, speed_part
-from minimtp.decode.decoder import deploy
+from minimtp.decode.drafters.deploy import deploy
 from minimtp.decode.policy import cost
 from minimtp.decode.sampling.params import GREEDY, SamplingParams
 from minimtp.decode.target import Target

@@ -11,8 +11,8 @@ verification pass feeds it and K drafts, which appends K + 1 rows. If a of the d
 a + 1 tokens are newly committed, so a + 1 of the new rows stay: `truncate(m + a)`. Keys are stored
 after their rotation to an absolute position, so no row is ever rotated again.
 
-`write` defines where rows go. A decoder does not call it. Its kernels (`transformer_block`) get the
-views of `layer`. They write the rows of a pass and attend to them in the same call. Then `extend`
+`write` defines where rows go. The kernels of a trunk (`transformer_block`) do not need it: they get
+the views of `layer`, write the rows of a pass and attend to them in the same call. Then `extend`
 counts the rows.
 
 A model with a context of 100,000 tokens would need gigabytes for a text of twenty. So a decoder

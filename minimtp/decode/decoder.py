@@ -1,7 +1,6 @@
 """The public interface: from a loaded model to a decoder, and from a prompt to text."""
 
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from secrets import randbits
 
@@ -20,9 +19,8 @@ from minimtp.backend import array_module
 from minimtp.backend import numpy as np
 from minimtp.decode.batch import Batch, start_batch
 from minimtp.decode.drafters.config import DEFAULT_DRAFT, NO_DRAFT, DraftConfig
-from minimtp.decode.drafters.drafter import Drafter
+from minimtp.decode.drafters.deploy import deploy, with_head
 from minimtp.decode.drafters.function import FunctionDrafter
-from minimtp.decode.drafters.heads import head_drafter
 from minimtp.decode.drafters.registry import AUTO, make_drafter
 from minimtp.decode.generation import Generation
 from minimtp.decode.logits_processors import PENALTY, RepetitionPenalty
@@ -45,11 +43,8 @@ from minimtp.decode.sampling.params import GREEDY, SamplingParams
 from minimtp.decode.states import DecodingStates
 from minimtp.kernels import plain
 from minimtp.model.config import KV_CACHES
-from minimtp.model.draft_head import DraftHead
 from minimtp.model.loaded import LOADED, LoadedModel
 from minimtp.model.tokenizer import prompt_tokens
-from minimtp.model.transformer import LanguageModel
-from minimtp.quant.qat.convert import packed_model
 
 Prompt = str | bytes | Sequence[int]
 
@@ -149,9 +144,7 @@ class Decoder:
         self.target, heads = deploy(with_head(loaded.model, drafter), context_length, cache)
         self.target.use_threads(threads or fastest_threads(self.target))
         require_tree(draft.tree, self.target)
-        self.drafter = make_drafter(
-            drafter, loaded, heads, deploy, draft.memory, trees=draft.tree > 0
-        )
+        self.drafter = make_drafter(drafter, loaded, heads, draft.memory, trees=draft.tree > 0)
         self._warm: set[tuple[object, ...]] = set()  # kinds of options whose kernels are loaded
         self._costs: Costs | None = None
         if self.drafter is not None:
@@ -271,25 +264,7 @@ class Decoder:
         if isinstance(drafter, FunctionDrafter):
             drafter, options = None, replace(options, draft_depth=None)
         prompt = [self.loaded.tokenizer.end_token]
-        with self._states.waiting or nullcontext():
+        with self._states.lock:
             for _ in start_generation(state.target, drafter, prompt, options):
                 pass
         self._states.give_back(state)
-
-
-def with_head(model: LanguageModel, drafter: object) -> LanguageModel:
-    """Return the model, with the drafter in place of its heads if that is a `DraftHead`."""
-    return drafter.attached_to(model) if isinstance(drafter, DraftHead) else model
-
-
-def deploy(
-    model: LanguageModel, context_length: int | None = None, kv_cache: str | None = None
-) -> tuple[ModelRunner, Drafter | None]:
-    """Prepare a trained model for decoding: return the target and the drafter of the heads, if any.
-
-    A model that was trained with fake quantization is packed first, on the grids it was trained on.
-    kv_cache: see `ModelRunner`.
-    """
-    model = packed_model(model)
-    runner = ModelRunner(model.trunk, context_length, model, model.layers, kv_cache)
-    return runner, head_drafter(model.heads, runner) if model.depth else None

@@ -75,8 +75,7 @@ class Generation:
         self.statistics = Statistics.of_prompt(
             len(self.tokens), self._depth, limits.tree_nodes, sources
         )
-        self._states, self._rule, self._limits, self._stop = states, rule, limits, limits.stop
-        self._max_new_tokens = limits.max_new_tokens
+        self._states, self._rule, self._limits = states, rule, limits
         self._max_length = max_length(len(self.tokens), limits.max_new_tokens, states.target)
         self._unread: Iterator[int] = iter(())
         self._round_lock = Lock()
@@ -105,10 +104,8 @@ class Generation:
         if not self._round_lock.acquire(False):
             raise UserError(IN_A_ROUND)
         try:
-            if self._states.waiting is not None:
-                with self._states.waiting:
-                    return self._next_round()
-            return self._next_round()
+            with self._states.lock:
+                return self._next_round()
         except BaseException as error:
             self._finish("error")
             if isinstance(error, StopIteration):  # of a caller's function: would end the loop
@@ -132,10 +129,9 @@ class Generation:
         raise TypeError("a running text cannot be copied or pickled: copy its list `tokens`")
 
     def _next_round(self) -> Round | None:
-        return self._first_round() if self._state is None else self._decode()
-
-    def _first_round(self) -> Round | None:
-        """Return prefill, or None if the text has ended."""
+        """Return prefill, then rounds of drafts, and None when the text has ended."""
+        if self._state is not None:
+            return self._decode()
         if self.reason is None:
             return self._prefill()
         if self.reason == "error":
@@ -150,7 +146,7 @@ class Generation:
             policy = FixedPolicy(self._depth, self._limits.tree_nodes)
         self._schedule = Schedule(policy, self._depth)
         drafter = state.drafter if self._depth else None
-        self._drafter = ManagedDrafter(drafter, self._stop, state.target.vocabulary_size)
+        self._drafter = ManagedDrafter(drafter, self._limits.stop, state.target.vocabulary_size)
         round_ = self._end(prefill(self.tokens, self._target, self._drafter, self._rule))
         self.statistics.emitted = 1
         self._plan = self._next_plan()
@@ -187,11 +183,11 @@ class Generation:
         """Set `reason` if the text ends with this round. Return the round without the tokens after
         a stop.
         """
-        kept = self._stop.extend(round_.tokens)
+        kept = self._limits.stop.extend(round_.tokens)
         if kept is not None:
             self.reason = "stop"
             return round_ if kept == len(round_.tokens) else self._cut(round_, kept)
-        if len(self.tokens) - self.statistics.prompt_tokens >= self._max_new_tokens:
+        if len(self.tokens) - self.statistics.prompt_tokens >= self._limits.max_new_tokens:
             self.reason = "length"
         elif len(self.tokens) > self._target.context_length:
             self.reason = "context"

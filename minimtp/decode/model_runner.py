@@ -23,18 +23,19 @@ from copy import copy
 from dataclasses import replace
 from functools import partial
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 from minimtp import kernels
 from minimtp.backend import Array, array_module
 from minimtp.backend import numpy as np
 from minimtp.decode.cache import TreeRows, bytes_for, empty_like, enlarged, make_cache, room_for
+from minimtp.decode.target import ForwardOutput
 from minimtp.engine.module import Module
 from minimtp.errors import UserError
 from minimtp.kernels.plain.decoding.block import BlockWeights, TreeArrays, stretches
 from minimtp.kernels.plain.packed_linear import PreparedMatrix
 from minimtp.model.matrix import Matrix, weight_bytes
-from minimtp.model.transformer import Attention, Block, Transformer
+from minimtp.model.transformer import Attention, Block, LanguageModel, Transformer
 
 # Tokens of a prompt per forward pass. On the CPU no more than in a verification, so that buffers
 # stay small. On a GPU, attention over T tokens takes T² numbers per head.
@@ -42,41 +43,33 @@ MAX_ROWS = 16
 MAX_ROWS_ON_GPU = 1024
 
 
-class ForwardOutput(NamedTuple):
-    """The result of a forward pass over T tokens."""
-
-    logits: Array  # (T, V): row t predicts the token after token t
-    # (T, W), for the drafters: the state after the final norm, and layers' inputs. W may be 0.
-    hidden: Array
-
-
 class ModelRunner:
     """A trunk ready to decode: its weights laid out for the kernels, and a KV cache. Implements
     `Target`.
 
-    trunk: a Transformer in full precision or with packed modules.
+    model: in full precision or with packed modules. If it has heads, they decode with the same
+    `kernel` as its trunk.
     context_length: the longest text, in positions; by default the context length of the model's
     configuration. The cache and the tables of RoPE grow with the text, so a long context takes no
     memory until a text is long.
-    model: the trunk with its heads, if they are to draft. All of it decodes with the same `kernel`.
-    layers: F trunk layers whose inputs a drafter reads. `hidden` then has W = (1 + F) D columns:
-    the final state and these.
     kv_cache: number format of the cache, "float16" or "int8", or None for that of the model's
     numbers. On the CPU, a model that was trained with an int8 cache always has one.
+    layers: F trunk layers whose inputs a drafter reads; None means those of the model's heads.
+    `hidden` has W = (1 + F) D columns: the final state and these.
     Raises UserError for a format on a GPU, and TypeError for a fake-quantized model, which
     must be converted first.
     """
 
     def __init__(
         self,
-        trunk: Transformer,
+        model: LanguageModel,
         context_length: int | None = None,
-        model: Module | None = None,
-        layers: Sequence[int] = (),
         kv_cache: str | None = None,
+        layers: Sequence[int] | None = None,
     ) -> None:
+        trunk = model.trunk
         self.config = config = trunk.config
-        self.weight_bytes = weight_bytes(model or trunk)
+        self.weight_bytes = weight_bytes(model)
         self.vocabulary_size = config.vocabulary_size
         self.context_length = context_length or config.context_length
         self.final_norm = trunk.final_norm.weight.data  # (D,)
@@ -86,7 +79,7 @@ class ModelRunner:
             kv_cache = "int8"
         # Without exact kernels the plain ones decode, one row at a time. Plain kernels with an int8
         # cache do so, too: a difference in the last bit of a key could change its code.
-        self.rows_at_once = are_exact(kernel, model or trunk)
+        self.rows_at_once = are_exact(kernel, model)
         self.rows_at_once &= kv_cache != "int8" or kernel.INT8_CACHE
         self.kernel = kernel = kernel if self.rows_at_once else kernels.plain
         if kv_cache is not None and xp is not np:
@@ -96,7 +89,7 @@ class ModelRunner:
         self.output = self.output_matrix.prepare(kernel)
         self._embedding = trunk.embedding
         self.table = self._prepare_table(tied=trunk.output is None)
-        self.layers = tuple(layers)
+        self.layers = tuple(model.layers if layers is None else layers)
         self._trunk = self._prepare_trunk(trunk)
         self._graphs = self._trunk.graphs  # recorded passes on a GPU with its kernels, else None
         self.rotary = trunk.blocks[0].attention.rotary
@@ -236,6 +229,10 @@ class ModelRunner:
         # The cache of `other`: this runner may replace its own meanwhile, in another thread.
         other.cache = empty_like(other.cache, other.cache.context_length, kv_cache)
         return other
+
+    def prepared(self, matrix: Matrix) -> PreparedMatrix:
+        """Lay out an output of drafts for the kernels. That of the trunk is laid out already."""
+        return self.output if matrix is self.output_matrix else matrix.prepare(self.kernel)
 
     def embed(self, tokens: Array) -> Array:
         """tokens (T,) integers -> their embeddings (T, D), a new array. A packed table is never

@@ -65,7 +65,7 @@ def speculative_round(
     # Draft.
     drafts, scores = drafter.draft(depth, rule)  # scores (K, V)
     # Verify.
-    step = target.forward(np.array([tokens[-1], *drafts]))  # logits (K + 1, V), hidden (K + 1, D)
+    step = target.forward(np.array([tokens[-1], *drafts]))  # logits (K + 1, V), hidden (K + 1, W)
     accepted, token = rule.verify(step.logits, drafts, scores)
     # Truncate.
     target.truncate(position + accepted)

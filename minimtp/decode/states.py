@@ -7,6 +7,7 @@ needs the memory of one cache, and n texts at a time need n caches.
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from threading import RLock
 from typing import NamedTuple
 
@@ -46,7 +47,7 @@ class DecodingStates:
         make_policy: Callable[[Target], DraftPolicy | None] = _no_policy,
         one_at_a_time: bool = False,
     ) -> None:
-        self.waiting = _one_round_at_a_time if one_at_a_time else None
+        self.lock = _one_round_at_a_time if one_at_a_time else nullcontext()  # held by a round
         self.target, self.drafter = target, drafter
         self._make_policy = make_policy
         self._unused = [DecodingState(target, drafter, make_policy(target))]

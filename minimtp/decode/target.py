@@ -3,12 +3,18 @@ can be truncated.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+from minimtp.backend import Array
 from minimtp.backend import numpy as np
-from minimtp.decode.model_runner import ForwardOutput
 
-__all__ = ["ForwardOutput", "Target", "TreeTarget"]
+
+class ForwardOutput(NamedTuple):
+    """The result of a forward pass over T tokens."""
+
+    logits: Array  # (T, V): row t predicts the token after token t
+    # (T, W), for the drafters: the state after the final norm, and layers' inputs. W may be 0.
+    hidden: Array
 
 
 class Target(Protocol):

@@ -22,7 +22,7 @@ def speculative_tree_round(
     """
     position = len(tokens)
     tree = drafter.draft_tree(plan.nodes, plan.drafts, rule, plan.min_acceptance)  # N drafts
-    step = target.forward_tree(tree.tokens, tree.depths)  # logits (N + 1, V), hidden (N + 1, D)
+    step = target.forward_tree(tree.tokens, tree.depths)  # logits (N + 1, V), hidden (N + 1, W)
     path, token = rule.verify_tree(step.logits, tree)
     rows = [0, *path]  # row 0 is the pending token
     target.keep(rows)

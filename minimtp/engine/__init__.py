@@ -3,7 +3,7 @@
 Files:
 
     tensor.py     Tensor, Op, and the backward pass
-    ops.py        the elementary operations, and Tensor's operators
+    ops.py        the elementary operations, and Tensor's operators (broadcasting.py)
     fused.py      the operations a language model needs
     precision.py  matmul in fewer bits
     module.py     models as trees of modules

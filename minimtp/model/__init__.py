@@ -9,4 +9,7 @@ Begin with transformer.py.
     output_loss.py  the loss of one output, in chunks of rows
     matrix.py       the interface of a weight matrix: float, fake-quantized or packed
     loaded.py       a model with its tokenizer, as `minimtp.load` returns it (tokenizer.py)
+    draft_head.py   a draft head that was loaded apart from its model
+    chat.py         from a conversation to the tokens of a prompt (chat_template.py)
+    divergence.py   how far a model's predictions are from those of a reference
 """

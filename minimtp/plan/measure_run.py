@@ -8,7 +8,7 @@ from pathlib import Path
 
 from minimtp.bench.decode.prompts import Sizes, choose_prompts, fit_to_context
 from minimtp.bench.interleaved import Variant, measure_interleaved
-from minimtp.decode.decoder import deploy
+from minimtp.decode.drafters.deploy import deploy
 from minimtp.decode.policy import cost
 from minimtp.decode.sampling.params import GREEDY
 from minimtp.formats.load import load

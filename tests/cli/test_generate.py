@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minimtp.cli import main
-from minimtp.cli.generate import stream
+from minimtp.cli import main, make_parser
+from minimtp.cli.text import stream
 from minimtp.decode import decoder as decoding
+from minimtp.decode.drafters.config import DraftConfig
 from minimtp.training.tokenizers.tokenizer import ByteTokenizer
 from tests.cli.helpers import refused
 
@@ -50,6 +51,18 @@ from tests.cli.helpers import refused
 )
 def test_an_option_that_cannot_be_used_is_refused_with_the_reason(capsys, run, options, words):
     assert words in refused(capsys, "generate", "run", *options)
+
+
+@pytest.mark.parametrize("command", ["generate", "chat"])
+def test_the_options_of_drafting_have_the_defaults_of_the_library(command, capsys):
+    options, library = make_parser().parse_args([command, "run"]), DraftConfig()
+    assert options.draft == library.drafter and options.rule == library.rule
+    assert options.draft_length == library.length and options.tree == library.tree
+    assert options.draft_confidence == library.min_confidence
+    with pytest.raises(SystemExit):
+        main([command, "-h"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"falls below P (default: {library.min_confidence})" in said
 
 
 def test_each_of_several_prompts_is_continued_as_if_it_were_alone(capsys, run):

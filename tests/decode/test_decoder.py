@@ -81,6 +81,13 @@ def test_a_tree_larger_than_the_context_is_rejected_before_memory_is_allocated_f
         Decoder(run, DraftConfig(draft, tree=tree))
 
 
+@pytest.mark.parametrize("drafter", ["typo", "", "models/other", b"ngram", 3, None], ids=repr)
+def test_a_drafter_that_does_not_exist_is_refused_with_the_ones_that_do(drafter):
+    names = "drafter must be one of auto, heads, ngram, combined, none, a loaded model"
+    with pytest.raises(UserError, match=names):
+        DraftConfig(drafter)
+
+
 def test_a_users_function_is_called_only_for_texts_that_are_generated(run):
     seen = []
 

@@ -14,7 +14,7 @@ from minimtp.backend import numpy as np
 from minimtp.bench.interleaved import Variant
 from minimtp.bench.memory import peak_memory
 from minimtp.compare.measurement import SIZES
-from minimtp.decode.decoder import deploy
+from minimtp.decode.drafters.deploy import deploy
 from minimtp.model.matrix import weight_bytes
 from minimtp.quant.ptq.methods import round_to_nearest
 from minimtp.quant.qat.spec import QuantizationSpec

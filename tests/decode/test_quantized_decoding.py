@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import minimtp
 from minimtp import kernels
 from minimtp.backend import numpy as np
-from minimtp.decode.decoder import deploy
+from minimtp.decode.drafters.deploy import deploy
 from minimtp.decode.drafters.ngram import NgramDrafter
 from minimtp.decode.model_runner import ModelRunner
 from minimtp.decode.options import GenerationOptions, start_generation

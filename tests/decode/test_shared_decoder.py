@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from minimtp.backend import numpy as np
 from minimtp.decode import cache, model_runner
-from minimtp.decode.decoder import Decoder, deploy
+from minimtp.decode.decoder import Decoder
 from minimtp.decode.drafters.config import DraftConfig
+from minimtp.decode.drafters.deploy import deploy
 from minimtp.decode.drafters.heads import block_heads, eagle3
 from minimtp.decode.model_runner import ModelRunner
 from minimtp.decode.options import GenerationOptions, start_generation
@@ -220,14 +221,14 @@ def test_on_a_gpu_the_rounds_of_threads_do_not_overlap_and_a_round_may_contain_a
     decoder = made("function")
     expected = list(decoder.generate(PROMPTS[0], max_new_tokens=6))
     decoder.drafter.function = function
-    decoder._states.waiting = DecodingStates(None, None, one_at_a_time=True).waiting
+    decoder._states.lock = DecodingStates(None, None, one_at_a_time=True).lock
     with ThreadPoolExecutor(4) as pool:
         found = list(
             pool.map(lambda _: list(decoder.generate(PROMPTS[0], max_new_tokens=6)), range(8))
         )
     assert found == [expected] * 8 and most == 1
     decoder, inner = made("function"), []
-    decoder._states.waiting = DecodingStates(None, None, one_at_a_time=True).waiting
+    decoder._states.lock = DecodingStates(None, None, one_at_a_time=True).lock
 
     def nested(tokens, depth, rule):
         if not inner:
@@ -270,10 +271,10 @@ def test_a_state_that_is_cloned_while_its_original_grows_is_whole(kind, monkeypa
 
 def test_the_passes_that_load_kernels_wait_for_other_threads_where_rounds_do(monkeypatch):
     decoder, forward, held = made("token_conditioned"), ModelRunner.forward, []
-    decoder._states.waiting = threading.RLock()  # as on a GPU
+    decoder._states.lock = threading.RLock()  # as on a GPU
 
     def recorded(self, tokens):
-        held.append(decoder._states.waiting._is_owned())
+        held.append(decoder._states.lock._is_owned())
         return forward(self, tokens)
 
     monkeypatch.setattr(ModelRunner, "forward", recorded)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from minimtp import kernels
 from minimtp.backend import numpy as np
-from minimtp.decode.decoder import deploy
+from minimtp.decode.drafters.deploy import deploy
 from minimtp.decode.options import GenerationOptions, start_generation
 from minimtp.decode.sampling.params import SamplingParams
 from minimtp.engine.module import map_parameters, replicate

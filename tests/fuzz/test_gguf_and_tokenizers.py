@@ -11,7 +11,7 @@ import struct
 import pytest
 
 from minimtp.backend import numpy as np
-from minimtp.decode.decoder import deploy
+from minimtp.decode.drafters.deploy import deploy
 from minimtp.errors import UserError
 from minimtp.formats.gguf.container import Value
 from minimtp.formats.gguf.writer import write_gguf

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from minimtp.backend import choose_device, gpu_pool_bytes, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.decode.batch import start_batch
-from minimtp.decode.decoder import deploy
+from minimtp.decode.drafters.deploy import deploy
 from minimtp.decode.drafters.model import ModelDrafter
 from minimtp.decode.drafters.ngram import NgramDrafter
 from minimtp.decode.logits_processors import RepetitionPenalty

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from minimtp.decode.decoder import deploy
+from minimtp.decode.drafters.deploy import deploy
 from minimtp.decode.options import GenerationOptions, start_generation
 from minimtp.decode.policy.plan import DraftPlan
 from minimtp.decode.sampling.params import SamplingParams

@@ -24,18 +24,16 @@ def traversal_treats_samples_without_replacement_as_with_it(p, q):
     return tree_round(with_names(traversal, without_token=lambda q, token: q), p, q, FORM)
 
 
-def samples_with_replacement_are_treated_as_without_it(p, q):
+def children_sampled_with_replacement_are_declared_distinct(p, q):
+    """q loses a rejected token, although the next child could have been the same token."""
+
     def rule(p, q, tree, rng):
         distinct = all(
             len({tree.tokens[row] for row in rows}) == len(rows) for rows in tree.children
         )
-        return (
-            recursive_rejection(p, q, Tree(tree.tokens, tree.depths), rng)
-            if distinct
-            else ([], rng.choose(p[0]))
-        )
+        return recursive_rejection(p, q, tree, rng) if distinct else ([], rng.choose(p[0]))
 
-    return tree_round(rule, p, q, FORM, one_draft, replacement=True)
+    return tree_round(rule, p, q, FORM, one_draft)
 
 
 def the_most_probable_children_are_declared_samples(p, q):
@@ -105,4 +103,4 @@ def the_longest_of_several_verified_paths_is_taken(p, q):
             results.append(([path[row - 1] for row in rows], token))
         return max(results, key=lambda result: len(result[0]))
 
-    return tree_round(rule, p, q, [0, 1, 2, 1], one_draft, replacement=True)
+    return tree_round(rule, p, q, [0, 1, 2, 1], one_draft)

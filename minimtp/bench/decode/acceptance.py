@@ -26,8 +26,8 @@ from minimtp.backend import choose_device
 from minimtp.backend import numpy as np
 from minimtp.bench.json_lines import hand_over, result_file
 from minimtp.bench.table_text import aligned
-from minimtp.decode.decoder import deploy
 from minimtp.decode.drafters.combined import HEADS, CombinedDrafter
+from minimtp.decode.drafters.deploy import deploy
 from minimtp.decode.drafters.drafter import Drafter
 from minimtp.decode.options import GenerationOptions, start_generation
 from minimtp.decode.sampling.params import SamplingParams

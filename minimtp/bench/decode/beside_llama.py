@@ -31,7 +31,7 @@ from minimtp.bench.baselines.llama_cpp.process import Continuation, LlamaProcess
 from minimtp.bench.decode.prompts import Sizes, choose_prompts, fit_to_context
 from minimtp.bench.json_lines import json_lines, result_file
 from minimtp.bench.table_text import aligned
-from minimtp.decode.decoder import deploy
+from minimtp.decode.drafters.deploy import deploy
 from minimtp.decode.options import GenerationOptions, start_generation
 from minimtp.decode.target import Target
 from minimtp.errors import UserError

@@ -33,7 +33,7 @@ from minimtp.bench.decode.random_model import random_model
 from minimtp.bench.json_lines import hand_over, result_file
 from minimtp.bench.kernels.speed import read_seconds
 from minimtp.bench.table_text import aligned
-from minimtp.decode.decoder import deploy
+from minimtp.decode.drafters.deploy import deploy
 from minimtp.decode.model_runner import MAX_ROWS, ModelRunner
 from minimtp.decode.target import Target
 from minimtp.errors import UserError

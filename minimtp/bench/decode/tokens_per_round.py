@@ -37,7 +37,7 @@ from minimtp.bench.decode.prompts import Sizes, choose_prompts, fit_to_context
 from minimtp.bench.decode.variants import FIXED_DEPTH, MAX_TREE
 from minimtp.bench.json_lines import json_lines, result_file
 from minimtp.bench.table_text import aligned
-from minimtp.decode.decoder import deploy, with_head
+from minimtp.decode.drafters.deploy import deploy, with_head
 from minimtp.decode.drafters.drafter import Drafter, TreeDrafter
 from minimtp.decode.drafters.registry import every_drafter
 from minimtp.decode.options import GenerationOptions, start_generation
@@ -89,7 +89,7 @@ def measure_tokens_per_round(
     prompts, missing = choose_prompts(loaded, texts, sizes, seed)
     also = load_draft(small, loaded) if small else None
     target, heads = deploy(with_head(loaded.model, also))
-    drafters = every_drafter(loaded, heads, also, deploy)
+    drafters = every_drafter(loaded, heads, also)
     if out is not None:
         out = make_folder(out)
     for name, reason in missing.items():

@@ -5,8 +5,8 @@ from dataclasses import replace
 from functools import partial
 
 from minimtp.bench.interleaved import Variant
-from minimtp.decode.decoder import deploy, with_head
 from minimtp.decode.drafters.config import CONFIDENCE
+from minimtp.decode.drafters.deploy import deploy, with_head
 from minimtp.decode.drafters.drafter import Drafter, TreeDrafter
 from minimtp.decode.drafters.registry import every_drafter
 from minimtp.decode.policy.cost import Costs
@@ -34,7 +34,7 @@ def all_variants(
     or a head that drafts in place of the run's own.
     """
     target, heads = deploy(with_head(loaded.model, small))
-    drafters = every_drafter(loaded, heads, small, deploy)
+    drafters = every_drafter(loaded, heads, small)
     costs = Costs(target, max(MAX_TREE, *(drafter.max_depth for drafter in drafters.values())))
     max_nodes = min(MAX_TREE, target.context_length)
     found = [Variant(PLAIN, target)]

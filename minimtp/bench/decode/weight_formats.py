@@ -31,8 +31,8 @@ from minimtp.bench.baselines.llama_cpp.process import LlamaProcess, find_llama
 from minimtp.bench.baselines.pytorch.decoding import GraphedTorchDecoder, TorchDecoder
 from minimtp.bench.decode.prompts import Sizes
 from minimtp.bench.interleaved import Variant, measure_interleaved
-from minimtp.decode.decoder import deploy
 from minimtp.decode.drafters.config import CONFIDENCE
+from minimtp.decode.drafters.deploy import deploy
 from minimtp.decode.drafters.drafter import Drafter
 from minimtp.decode.model_runner import ModelRunner
 from minimtp.decode.policy.adaptive import AdaptivePolicy

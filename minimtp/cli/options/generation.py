@@ -1,9 +1,17 @@
 """The options of `minimtp generate` and `minimtp chat`: prompts, sampling and drafting."""
 
 import argparse
+from typing import TYPE_CHECKING
 
 from minimtp.cli.options.values import draft_length, number, seed, whole_number
-from minimtp.cli.parser import add_encoding
+from minimtp.cli.parser import add_encoding, note_unused
+from minimtp.errors import UserError, shown
+from minimtp.files import kind_at
+
+if TYPE_CHECKING:
+    from minimtp.decode.decoder import Decoder
+    from minimtp.decode.drafters.config import DraftConfig
+    from minimtp.training.run.folder import LoadedRun
 
 
 def add_prompt_options(parser: argparse.ArgumentParser) -> None:
@@ -134,6 +142,31 @@ def add_draft_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def chosen_drafting(options: argparse.Namespace, loaded: "LoadedRun") -> "DraftConfig":
+    """Return how to draft for the loaded model. Raises UserError if --draft is neither the name nor
+    the path of a drafter.
+    """
+    import minimtp
+    from minimtp.decode.drafters.config import DraftConfig
+    from minimtp.decode.drafters.registry import AUTO, TITLES
+
+    kind, _, path = options.draft.partition(":")
+    drafter = options.draft
+    if kind == "model" and path:
+        drafter = minimtp.load_draft(path, loaded)
+    elif drafter not in (AUTO, *TITLES):
+        if kind_at(drafter) == "nothing":
+            names = ", ".join([AUTO, *TITLES])
+            raise UserError(
+                f"unknown draft {shown(drafter)!r}: use {names}, or the path of another model or "
+                "of a draft head"
+            )
+        drafter = minimtp.load_draft(drafter, loaded)
+    return DraftConfig(
+        drafter, options.draft_length, options.draft_confidence, options.tree, options.rule
+    )
+
+
 def decoding_settings(options: argparse.Namespace) -> dict[str, object]:
     """Return the keyword arguments of `Decoder.generate`."""
     from minimtp.decode.sampling.params import SamplingParams
@@ -146,3 +179,10 @@ def decoding_settings(options: argparse.Namespace) -> dict[str, object]:
         "stop": [normalized(text) for text in options.stop],
         "repetition_penalty": options.repetition_penalty,
     }
+
+
+def note_one_thread(options: argparse.Namespace, decoder: "Decoder") -> None:
+    """Say that --threads has no effect where only one thread computes a pass."""
+    if decoder.target.threads == 1 < (options.threads or 1):
+        reason = "only compiled kernels compute a pass of this model in several threads"
+        note_unused(options, ["--threads"], reason)

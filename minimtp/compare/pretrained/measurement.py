@@ -24,8 +24,8 @@ from minimtp.compare.pretrained.quality import GetPart, Quality, add_quality_per
 from minimtp.compare.pretrained.sizes import Sizes
 from minimtp.compare.pretrained.texts import Texts
 from minimtp.compare.result_cache import Figures
-from minimtp.decode.decoder import deploy
 from minimtp.decode.drafters.config import CONFIDENCE
+from minimtp.decode.drafters.deploy import deploy
 from minimtp.decode.drafters.registry import make_drafter
 from minimtp.decode.policy.cost import Costs
 from minimtp.decode.policy.registry import make_policy
@@ -135,7 +135,7 @@ def variant(name: str, loaded: LoadedRun) -> Variant:
     target, heads = deploy(loaded.model)
     if name not in DRAFTING:
         return Variant(name, target)
-    drafter = make_drafter("combined", loaded, heads, deploy)
+    drafter = make_drafter("combined", loaded, heads)
     policy = partial(make_policy, Costs(target, drafter.max_depth), drafter)
     return Variant(name, target, drafter, drafter.max_depth, CONFIDENCE, policy=policy)
 

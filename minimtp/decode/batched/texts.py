@@ -29,8 +29,9 @@ from minimtp.decode.batched.passes import BatchedRunner
 from minimtp.decode.batched.request import GeneratedText, TextRequest
 from minimtp.decode.batched.worker import Worker
 from minimtp.decode.cache import bytes_for
-from minimtp.decode.decoder import Decoder, deploy
+from minimtp.decode.decoder import Decoder
 from minimtp.decode.drafters.config import DraftConfig
+from minimtp.decode.drafters.deploy import deploy
 from minimtp.decode.model_runner import ModelRunner
 from minimtp.decode.options import checked_prompt, known_tokens
 from minimtp.model.loaded import LoadedModel

@@ -19,15 +19,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import NamedTuple
 
-from minimtp.decode.drafters.config import DraftConfig
 from minimtp.decode.generation import Generation
 from minimtp.decode.round import Round
-from minimtp.decode.sampling.params import SamplingParams
 from minimtp.decode.statistics import Statistics
 from minimtp.decode.stopping import DecodeBytes
 from minimtp.files import FileKind
-from minimtp.model.matrix import bits_per_weight
-from minimtp.model.transformer import LanguageModel
 
 PLACEHOLDER = "__TRACE__"  # the template's marker for the data
 BEGINNING = "<!doctype html>\n<!-- minimtp trace -->\n"
@@ -145,38 +141,6 @@ def _tree_data(round_: Round, decode_bytes: DecodeBytes) -> list[dict[str, objec
         }
         for row in range(1, len(tree.tokens))
     ]
-
-
-def describe(
-    model: LanguageModel,
-    parameters: int,
-    drafter: str,
-    draft: DraftConfig,
-    sampling: SamplingParams,
-    seed: int | None,
-    repetition_penalty: float,
-    kernels: str,
-) -> dict[str, object]:
-    """Return the settings that the page shows, by name. Options with their default value are left
-    out.
-    """
-    settings: dict[str, object] = {
-        "parameters": f"{parameters:,}",
-        "bits per weight": f"{bits_per_weight(model):.2f}",
-        "drafter": drafter,
-        "temperature": f"{sampling.temperature:g}",
-    }
-    optional = {
-        "top-k": (sampling.top_k, 0),
-        "top-p": (sampling.top_p, 1.0),
-        "draft-length": (draft.length, "auto"),
-        "repetition-penalty": (repetition_penalty, 1.0),
-        "tree": (draft.tree, 0),
-    }
-    settings |= {name: value for name, (value, default) in optional.items() if value != default}
-    if sampling.temperature:
-        settings |= {"rule": draft.rule, "seed": "random" if seed is None else seed}
-    return settings | {"kernels": kernels}
 
 
 def own_text(token: bytes) -> str:

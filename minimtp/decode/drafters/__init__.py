@@ -4,6 +4,7 @@ Any drafter is safe, because the target verifies every draft.
 
     drafter.py              the interfaces Drafter, TreeDrafter and SourcesDrafter
     registry.py             drafters by the names that users give
+    deploy.py               a trained model as a target, with the drafter of its heads
     config.py               how a user chooses one, its draft length and rule
     heads/                  the drafters of a model's own heads, one for each kind
     model.py                a smaller model of the same vocabulary

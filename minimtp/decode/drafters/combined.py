@@ -24,7 +24,7 @@ from collections.abc import Sequence
 
 from minimtp.backend import Array
 from minimtp.backend import numpy as np
-from minimtp.decode.drafters.drafter import Backlog, Drafter
+from minimtp.decode.drafters.drafter import Backlog, Drafter, is_prompt
 from minimtp.decode.drafters.lookup import LENGTHS, MEMORY, NOT_FOUND, Lookup
 from minimtp.decode.rules.rule import Coupling, Rule, Scores
 from minimtp.model.config import MAX_DRAFTS
@@ -79,7 +79,7 @@ class CombinedDrafter:
         self._lookup.extend(tokens.tolist())
         if self._heads is not None:
             self._backlog.add(hidden, tokens)
-            if len(tokens) > self._heads.max_depth + 1:  # a prompt: not counted as drafting
+            if is_prompt(tokens, self._heads.max_depth):
                 self._backlog.deliver()
 
     def draft(self, depth: int, rule: Rule) -> tuple[Sequence[int] | Array, Scores | None]:

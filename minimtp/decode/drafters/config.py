@@ -62,10 +62,13 @@ class DraftConfig:
 
 
 def _drafter(name: str, value: object) -> str | LoadedModel | DraftHead | DraftFunction:
-    if not (isinstance(value, str | LoadedModel | DraftHead) or callable(value)):
+    if isinstance(value, str) and value in (AUTO, *TITLES):
+        return str(value)
+    is_word = isinstance(value, str)
+    if is_word or not (isinstance(value, LoadedModel | DraftHead) or callable(value)):
         names = ", ".join([AUTO, *TITLES])
         refuse(name, f"one of {names}, a loaded model, a loaded head or a function", value)
-    return str(value) if isinstance(value, str) else value
+    return value
 
 
 def _length(name: str, value: object) -> int | str:

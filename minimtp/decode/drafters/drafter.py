@@ -4,10 +4,10 @@ The decoding loop (decode/generation.py) tells a drafter which tokens were commi
 for drafts:
 
     reset(first_token)      start a new sequence with this token
-    commit(hidden, tokens)  R rows are committed: the target's hidden states (R, D) of consecutive
-                            positions, and the R tokens that follow them; the last is the pending
-                            token. hidden is None if the drafter does not read it (`reads_hidden`)
-                            or the target has none
+    commit(hidden, tokens)  R rows are committed: the target's hidden states (R, W) of consecutive
+                            positions (`ForwardOutput`), and the R tokens that follow them; the last
+                            is the pending token. hidden is None if the drafter does not read it
+                            (`reads_hidden`) or the target has none
     draft(depth, rule)      return up to `depth` drafts (K,) for the positions after the pending
                             token, and their scores (K, V): the logarithms of the distributions
                             they were sampled from, up to a constant per row, of all tokens or
@@ -84,6 +84,14 @@ class SourcesDrafter(Protocol):
         """Draft as `draft` does, with at most `depths` drafts of each source; 0 leaves it out."""
 
 
+def is_prompt(tokens: np.ndarray, max_depth: int) -> bool:
+    """Return whether tokens (R,) that are committed are more than a round commits.
+
+    A drafter computes the rows of a prompt at once, so that they do not count as drafting.
+    """
+    return len(tokens) > max_depth + 1
+
+
 def join_samples(
     samples: Sequence[tuple[Array, np.ndarray | None]],
 ) -> tuple[Sequence[int] | Array, np.ndarray | None]:
@@ -117,7 +125,7 @@ class Backlog:
         self._tokens: list[np.ndarray] = []
 
     def add(self, hidden: Array | None, tokens: np.ndarray) -> None:
-        """Add the tokens (R,) and their hidden states (R, D), as of `Drafter.commit`."""
+        """Add the tokens (R,) and their hidden states (R, W), as of `Drafter.commit`."""
         if self._drafter.reads_hidden and hidden is not None:
             self._hidden.append(hidden)
         self._tokens.append(tokens)

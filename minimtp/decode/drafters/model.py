@@ -14,12 +14,13 @@ For m committed tokens and a of K drafts accepted, min(a + 1, K) of the round's 
 were accepted, the last draft has not been fed, and is fed first in the next call.
 """
 
-from minimtp.backend import Array, array_module, to_numpy
+from minimtp.backend import Array, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.decode.cache import room_for, with_rows
-from minimtp.decode.drafters.drafter import join_samples
+from minimtp.decode.drafters.drafter import is_prompt, join_samples
 from minimtp.decode.rules.rule import Rule
 from minimtp.decode.target import Target
+from minimtp.kernels.plain.decoding.draft_chain import draft_chain, max_probability
 
 
 class ModelDrafter:
@@ -60,26 +61,25 @@ class ModelDrafter:
         length = min(self.model.length, self._committed - 1)
         wrong = np.flatnonzero(self._fed[start:length] != self._text[start:length])
         self.model.truncate(start + int(wrong[0]) if len(wrong) else length)
-        if (
-            len(tokens) > self.max_depth + 1
-        ):  # a prompt: run it now, so it is not counted as drafting
+        if is_prompt(tokens, self.max_depth):
             self._feed(self._text[self.model.length : self._committed - 1])
 
     def draft(self, depth: int, rule: Rule) -> tuple[Array, np.ndarray | None]:
         depth = min(depth, self.model.context_length - self._committed + 1)
         if depth <= 0:
             return [], None
-        logits = self._feed(self._text[self.model.length : self._committed])
-        samples, confidence = [], 1.0
-        for index in range(depth):
-            if self.min_confidence:
-                confidence *= _max_probability(logits)
-                if confidence < self.min_confidence:
-                    break
-            token, scores = rule.sample(logits, index)
-            samples.append((token, scores))
-            if index + 1 < depth:
-                logits = self._feed(to_numpy(token))
+        samples: list[tuple[Array, np.ndarray | None]] = []
+
+        def follow(tokens: Array) -> tuple[Array, Array]:
+            logits = self._feed(to_numpy(tokens))
+            return logits, max_probability(logits)
+
+        def choose(logits: Array, index: int) -> Array:
+            samples.append(rule.sample(logits, index))
+            return samples[-1][0]
+
+        missing = self._text[self.model.length : self._committed]  # ends with the pending token
+        draft_chain(follow, choose, missing, depth, self.min_confidence)
         return join_samples(samples)
 
     def _feed(self, tokens: np.ndarray) -> Array:
@@ -90,8 +90,3 @@ class ModelDrafter:
         for start in range(0, len(tokens), self.model.max_rows):
             logits = self.model.forward(tokens[start : start + self.model.max_rows]).logits
         return logits[-1:]
-
-
-def _max_probability(logits: Array) -> float:
-    row = logits[0]
-    return float(1.0 / array_module(row).exp(row - row.max()).sum())

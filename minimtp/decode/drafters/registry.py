@@ -1,15 +1,12 @@
 """Drafters by the names that users give: one list for `generate` and `bench decode`."""
 
-from collections.abc import Callable
-
 from minimtp.decode.drafters.combined import CombinedDrafter
+from minimtp.decode.drafters.deploy import deploy
 from minimtp.decode.drafters.drafter import Drafter
 from minimtp.decode.drafters.function import DraftFunction, FunctionDrafter
 from minimtp.decode.drafters.model import ModelDrafter
 from minimtp.decode.drafters.ngram import NgramDrafter
-from minimtp.decode.target import Target
-from minimtp.engine.module import Module
-from minimtp.errors import UserError, shown
+from minimtp.errors import UserError
 from minimtp.model.draft_head import DraftHead
 from minimtp.model.loaded import LoadedModel
 from minimtp.model.tokenizer import same_tokens
@@ -21,15 +18,11 @@ TITLES = {"heads": "heads", "ngram": "n-gram", "combined": "combined", "none": "
 AUTO = "auto"  # heads together with lookups, or heads alone for trees; nothing without heads
 ANOTHER_RUN = "another run"
 
-# The model of a run -> the target, and the drafter of its heads (decoder.py)
-Deploy = Callable[[Module], tuple[Target, Drafter | None]]
-
 
 def make_drafter(
     source: str | LoadedModel | DraftHead | DraftFunction,
     run: LoadedModel,
     heads: Drafter | None,
-    deploy: Deploy,
     memory: int = 0,
     trees: bool = False,
 ) -> Drafter | None:
@@ -37,20 +30,13 @@ def make_drafter(
 
     source: "auto", "heads", "ngram", "combined" or "none", another loaded run, a head that was
     loaded apart from it, or a function (function.py). heads: the drafter of the run's own heads, or
-    of this head. deploy: prepares the model of another
-    run for decoding. memory: see `CombinedDrafter`. trees: whether the drafter has to draft trees.
+    of this head. memory: see `CombinedDrafter`. trees: whether the drafter has to draft trees.
 
-    Raises UserError if the name is unknown, or if the other run has another tokenizer.
+    Raises UserError if the other run has another tokenizer.
     """
     if isinstance(source, str):
         if source == AUTO:
             source = "heads" if heads is None or trees else "combined"
-        if source not in TITLES:
-            names = ", ".join([AUTO, *TITLES])
-            raise UserError(
-                f"unknown draft {shown(source)!r}: use {names}, or the path of another model or of "
-                "a draft head"
-            )
         if source == "combined":
             return CombinedDrafter(heads, memory)
         return {"heads": heads, "ngram": NgramDrafter(), "none": None}[source]
@@ -67,7 +53,7 @@ def make_drafter(
 
 
 def every_drafter(
-    run: LoadedModel, heads: Drafter | None, small: LoadedModel | DraftHead | None, deploy: Deploy
+    run: LoadedModel, heads: Drafter | None, small: LoadedModel | DraftHead | None
 ) -> dict[str, Drafter]:
     """Return all drafters for `run` by title, without a memory of earlier texts. small: another run
     to draft with, the head that `heads` drafts with, or None.
@@ -75,5 +61,5 @@ def every_drafter(
     sources = {title: name for name, title in TITLES.items()}
     if small is not None and not isinstance(small, DraftHead):
         sources[ANOTHER_RUN] = small
-    made = {title: make_drafter(source, run, heads, deploy) for title, source in sources.items()}
+    made = {title: make_drafter(source, run, heads) for title, source in sources.items()}
     return {title: drafter for title, drafter in made.items() if drafter is not None}

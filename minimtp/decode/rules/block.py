@@ -80,7 +80,7 @@ def traversal(p: np.ndarray, q: np.ndarray, tree: Tree, rng: RandomSource) -> tu
             rest = residual_distribution(target, draft, weight)
             weight = block_acceptance(target, draft, weight)
             target = rest
-            draft = draft if tree.replacement else without_token(draft, token)
+            draft = without_token(draft, token)
         return ([], rng.choose(target)) if rng.happens(weight) else None
 
     return verify(0, 1.0)

@@ -48,11 +48,11 @@ def recursive_rejection(
     """The token rule at every row of a tree, with another chance for each child.
 
     Rule: at a row, for its children c in the order sampled: accept c with probability min(1, p'(c)
-    / q'(c)) and continue at c. Otherwise p' becomes norm(max(p' - q', 0)), and if children are
-    sampled without replacement, q' becomes q' without c, renormalized. If no child is left, sample
-    the token from p'.
-    Source: SpecInfer, Miao et al. 2023 (2305.09781), with replacement; Jeon et al. 2024
-    (2402.14160) and Yang et al. 2024 (2401.06706), without.
+    / q'(c)) and continue at c. Otherwise p' becomes norm(max(p' - q', 0)), and q' becomes q'
+    without c, renormalized, because children are sampled without replacement. If no child is left,
+    sample the token from p'.
+    Source: Jeon et al. 2024 (2402.14160) and Yang et al. 2024 (2401.06706). SpecInfer, Miao et al.
+    2023 (2305.09781), samples with replacement, and so keeps q'.
     Guarantee: the output has the target's distribution, provided each row's children were sampled
     one after another from exactly its q. A first child is accepted as often as in a chain, and the
     other children can be accepted in addition. So a tree never accepts fewer drafts than the chain
@@ -71,7 +71,7 @@ def recursive_rejection(
                 accepted = child
                 break
             target = residual_distribution(target, draft)
-            draft = draft if tree.replacement else without_token(draft, token)
+            draft = without_token(draft, token)
         if accepted is None:
             return path, rng.choose(target)
         path.append(accepted)

@@ -30,15 +30,13 @@ class Tree:
     tokens, depths: N + 1 of each; row 0 is the pending token and has depth 0. scores: None if the
     children were not sampled, otherwise (N+1, V). Each row is the logarithm of the distribution
     from which the row's children were sampled, up to a constant. Rows without children have any
-    values.
-    replacement: whether a row may have the same token twice among its children.
+    values. The children of a row are distinct tokens.
     Raises ValueError if `depths` are not the depths of a depth-first walk.
     """
 
     tokens: Sequence[int]
     depths: Sequence[int]
     scores: np.ndarray | None = None
-    replacement: bool = False
     parents: list[int] = field(init=False)  # by row, -1 for the root
     children: list[list[int]] = field(init=False)  # rows, in the order in which they were sampled
 

@@ -7,6 +7,7 @@ The files have the names of their plain counterparts. In addition:
     decoding/         forward passes of a few tokens, each in one call
     softmax.py        rotary positions and causal softmax for training
     fake_quantize.py  rounding of weights and activations to their grids (plain: quantize.py)
+    truncation.py     top-k and top-p
     math.py           exp, maximum and float16, written so that LLVM can vectorize them
     compiling.py      the decorator that compiles the kernels
     kernel_cache.py   the compiled kernels on disk, with a seal that detects damaged files

@@ -10,14 +10,8 @@ from minimtp.kernels.cuda.graph import Graphs
 from minimtp.kernels.cuda.packed_linear import embedding, linear
 from minimtp.kernels.cuda.sampling import choose_into
 from minimtp.kernels.cuda.training import gated_update, rms_norm, swiglu
-from minimtp.kernels.plain.decoding.gated_head import (
-    PreparedFeedForward,
-    TokenParts,
-    argmax_chain,
-    draft_tree,
-    noise_of,
-    sampled_chain,
-)
+from minimtp.kernels.plain.decoding.draft_chain import argmax_chain, noise_of, sampled_chain
+from minimtp.kernels.plain.decoding.gated_head import PreparedFeedForward, TokenParts, draft_tree
 from minimtp.kernels.plain.packed_linear import PreparedMatrix
 
 

@@ -7,12 +7,13 @@ position i:
     sequential         s_k = Block_k(M_k [norm(s_{k-1}); norm(e(t_{i+k}))])
     token-conditioned  [g; c] = W [norm(s_{k-1}); norm(e(t_{i+k}))]
                        s_k = s_{k-1} + sigmoid(g) (c - s_{k-1})
-    eagle3             s_k = Block([norm(s_{k-1}); norm(e(t_{i+k}))]), s_0 = W_f [a_i; b_i; c_i]
+    eagle3             s_k = Block(s_{k-1}, [norm(e(t_{i+k})); norm(s_{k-1})])
 
-with s_0 = h_i, the trunk's hidden state after its final norm; e, the trunk's token table; [a; b],
-concatenation; M_k, W and W_f, matrices that are trained; and logits = trunk's output(norm(s_k)) or
-output(norm(u_k)). All heads share the trunk's embedding and output. A token-conditioned head may be
-limited to a few thousand tokens (draft_vocabulary.py).
+with h_i, the trunk's hidden state after its final norm; s_0 = h_i, and for eagle3 W_f [a_i; b_i;
+c_i]; e, the trunk's token table; [a; b], concatenation; M_k, W and W_f, matrices that are trained;
+and logits = output(norm(s_k)) or output(norm(u_k)). All heads share the trunk's embedding, and its
+output unless an eagle3 head has its own. A token-conditioned or eagle3 head may be limited to a few
+thousand tokens (draft_vocabulary.py).
 
     parallel           does not see the tokens in between. Gloeckle et al. 2024, arXiv 2404.19737
     sequential         has attention over all positions, so decoding needs a cache for it.

@@ -41,6 +41,11 @@ class DraftVocabulary(Module):
     def __len__(self) -> int:
         return len(self.ids.data)
 
+    @property
+    def tokens(self) -> np.ndarray:
+        """The tokens of a head's logits, int64 (V',), increasing."""
+        return self.ids.data.astype(np.int64)
+
     def indices_of(self, tokens: Array) -> Array:
         """tokens (N,) -> their indices (N,) in the vocabulary, -1 for tokens that are not in it."""
         xp = array_module(tokens)

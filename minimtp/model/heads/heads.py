@@ -33,6 +33,16 @@ class Heads(Module):
     draft_vocabulary: DraftVocabulary | None = None
     output: Matrix | None = None
 
+    def draft_output(self, trunk_output: Matrix) -> Matrix:
+        """Return the matrix of the drafts' logits: the heads' own, the rows of the draft vocabulary
+        in the trunk's output, which are copied as they are stored, or the trunk's output itself.
+        """
+        if self.output is not None:
+            return self.output
+        if self.draft_vocabulary is None:
+            return trunk_output
+        return trunk_output.select(self.draft_vocabulary.ids.data)
+
     def states(self, hidden: Tensor, following: Array, trunk: Transformer) -> Iterator[Tensor]:
         """Yield the state (B, T, D) of each head k = 1..K.
 

@@ -68,15 +68,10 @@ class MultiTokenModel(Module):
 
     @property
     def draft_output_matrix(self) -> Matrix:
-        """The matrix of the drafts' logits: the heads' own, the trunk's rows of the draft
-        vocabulary, which are copied as they are stored, or the trunk's. Decoding and files need the
-        matrices of the model in full precision or packed.
+        """The matrix of the drafts' logits (`Heads.draft_output`). Files need the matrices of the
+        model in full precision or packed.
         """
-        if self.heads.output is not None:
-            return self.heads.output
-        if self.heads.draft_vocabulary is None:
-            return self.trunk.output_matrix
-        return self.trunk.output_matrix.select(self.heads.draft_vocabulary.ids.data)
+        return self.heads.draft_output(self.trunk.output_matrix)
 
     def trunk_draft_logits(
         self, state: Tensor, vocabulary: DraftVocabulary | None = None

@@ -9,7 +9,7 @@ from minimtp.backend import numpy as np
 from minimtp.bench.decode import tokens_per_round as rounds
 from minimtp.bench.decode.variants import FIXED_DEPTH
 from minimtp.cli import main
-from minimtp.decode.decoder import deploy
+from minimtp.decode.drafters.deploy import deploy
 from minimtp.decode.options import GenerationOptions
 from minimtp.decode.rules.registry import RULES
 from minimtp.decode.sampling.params import SamplingParams

@@ -46,7 +46,11 @@ def plain(trained):
         ),
         (
             [*GENERATE, "--draft", "ngram", "--draft-confidence", "0.5"],
-            "--draft-confidence has no effect: repetitions in the text have no probability",
+            "--draft-confidence has no effect: this drafter never ends a draft early",
+        ),
+        (
+            [*PLAIN, "--draft", "combined", "--draft-confidence", "0.5"],
+            "--draft-confidence has no effect: this drafter never ends a draft early",
         ),
         (
             [*GENERATE, "--top-k", "5", "--seed", "3", "--rule", "block"],

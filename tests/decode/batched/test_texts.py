@@ -8,8 +8,9 @@ from minimtp import kernels
 from minimtp.backend import numpy as np
 from minimtp.decode.batched import texts as texts_module
 from minimtp.decode.batched.texts import TextRequest, generate_texts
-from minimtp.decode.decoder import Decoder, deploy
+from minimtp.decode.decoder import Decoder
 from minimtp.decode.drafters.config import DraftConfig
+from minimtp.decode.drafters.deploy import deploy
 from minimtp.decode.sampling.params import GREEDY, SamplingParams
 from minimtp.errors import UserError
 from minimtp.quant.qat.convert import convert

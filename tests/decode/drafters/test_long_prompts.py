@@ -3,7 +3,7 @@
 import pytest
 
 from minimtp.backend import numpy as np
-from minimtp.decode.decoder import deploy
+from minimtp.decode.drafters.deploy import deploy
 from minimtp.decode.drafters.heads.block_heads import BlockRunner
 from minimtp.decode.drafters.model import ModelDrafter
 from minimtp.decode.model_runner import ModelRunner

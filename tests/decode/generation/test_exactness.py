@@ -16,7 +16,7 @@ from minimtp import kernels
 from minimtp.backend import numpy as np
 from minimtp.bench.agreement import TIE
 from minimtp.bench.decode.weight_formats import ROUNDED
-from minimtp.decode.decoder import deploy
+from minimtp.decode.drafters.deploy import deploy
 from minimtp.decode.drafters.function import FunctionDrafter
 from minimtp.decode.options import GenerationOptions, start_generation
 from minimtp.decode.rules.registry import RULES

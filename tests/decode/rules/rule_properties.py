@@ -107,7 +107,7 @@ def chain_round(rule, p, q, sample=one_draft, declared=None, depth=DEPTH):
     return one_round
 
 
-def sample_tree(rng, q, form, sample, replacement=False):
+def sample_tree(rng, q, form, sample):
     """Return (tree, each row's path). Children are sampled level by level.
 
     form: the depths of the tree.
@@ -124,16 +124,14 @@ def sample_tree(rng, q, form, sample, replacement=False):
             }
     rows = sorted(text)
     tokens = [text[row][-1] if row else 0 for row in rows]
-    return Tree(tokens, [form[row] for row in rows], replacement=replacement), [
-        text[row] for row in rows
-    ]
+    return Tree(tokens, [form[row] for row in rows]), [text[row] for row in rows]
 
 
-def tree_round(rule, p, q, form, sample=distinct_drafts, replacement=False):
+def tree_round(rule, p, q, form, sample=distinct_drafts):
     """Like `chain_round`, for a rule for trees and a tree of the given form."""
 
     def one_round(rng):
-        tree, texts = sample_tree(rng, q, form, sample, replacement)
+        tree, texts = sample_tree(rng, q, form, sample)
         path, token = rule(
             np.array([p[text] for text in texts]), np.array([q[text] for text in texts]), tree, rng
         )

@@ -28,7 +28,6 @@ from tests.decode.rules.rule_properties import (
     distinct_drafts,
     mean_accepted,
     most_probable,
-    one_draft,
     text_distribution,
     tree_round,
 )
@@ -41,41 +40,35 @@ RULES = pytest.mark.parametrize(
 FORMS = pytest.mark.parametrize(
     "form", [[0, 1, 1, 1], [0, 1, 2, 1], [0, 1, 1, 2, 3], [0, 1, 2, 3, 1]], ids=str
 )
-WITH, WITHOUT = (one_draft, True), (distinct_drafts, False)
-SAMPLING = pytest.mark.parametrize(
-    "samples", [WITHOUT, WITH], ids=["without replacement", "with replacement"]
-)
 
 
 @functools.cache
-def sampled_round(rule, name, form, samples):
+def sampled_round(rule, name, form):
     """Return `tree_round` of a pair, the same function for the same arguments. form: a tuple."""
-    return tree_round(rule, *PAIRS[name], form, *samples)
+    return tree_round(rule, *PAIRS[name], form)
 
 
 def sample_and_match(p, q, tree, rng):
     return matching_path(lambda row: rng.choose(p[row]), tree)
 
 
-@SAMPLING
 @RULES
 @FORMS
-def test_a_rule_keeps_the_targets_distribution_if_children_are_sampled_from_q(form, rule, samples):
+def test_a_rule_keeps_the_targets_distribution_if_children_are_sampled_from_q(form, rule):
     for name, (p, _) in PAIRS.items():
-        one_round = sampled_round(rule, name, tuple(form), samples)
+        one_round = sampled_round(rule, name, tuple(form))
         assert distance_to_target(one_round, p) <= EXACT, name
 
 
 @pytest.mark.slow
-@SAMPLING
 @RULES
 @pytest.mark.parametrize(
     "form", [[0, 1, 2, 2, 1, 2], [0, 1, 2, 3, 3, 1], [0, 1, 2, 3, 1, 2]], ids=str
 )
-def test_a_rule_keeps_the_targets_distribution_in_larger_trees(form, rule, samples):
+def test_a_rule_keeps_the_targets_distribution_in_larger_trees(form, rule):
     for name in ("random-0", "random-4", "random-6", "support-smaller-than-the-tree-is-wide"):
         p, q = PAIRS[name]
-        assert distance_to_target(tree_round(rule, p, q, form, *samples), p) <= EXACT, name
+        assert distance_to_target(tree_round(rule, p, q, form), p) <= EXACT, name
 
 
 @FORMS
@@ -105,31 +98,19 @@ def test_the_shape_of_a_tree_may_depend_on_the_tokens_sampled_before(rule):
         assert distance_to_target(one_round, p) <= EXACT, name
 
 
-@SAMPLING
 @FORMS
-def test_a_tree_accepts_at_least_as_much_as_its_chain_and_traversal_as_rejection(form, samples):
+def test_a_tree_accepts_at_least_as_much_as_its_chain_and_traversal_as_rejection(form):
     depth = next((row - 1 for row, depth in enumerate(form) if row != depth), len(form) - 1)
     for name, (p, q) in itertools.islice(PAIRS.items(), 20):
         token, block = (
             mean_accepted(chain_round(rule, p, q, depth=depth)) for rule in (token_rule, block_rule)
         )
         rejection, whole_paths = (
-            mean_accepted(sampled_round(rule, name, tuple(form), samples))
+            mean_accepted(sampled_round(rule, name, tuple(form)))
             for rule in (recursive_rejection, traversal)
         )
         assert rejection >= token - EXACT and whole_paths >= block - EXACT, name
         assert whole_paths >= rejection - EXACT, name
-
-
-@RULES
-@FORMS
-def test_sampling_without_replacement_accepts_at_least_as_much_as_with_it(form, rule):
-    for name in itertools.islice(PAIRS, 10):
-        without, with_ = (
-            mean_accepted(sampled_round(rule, name, tuple(form), samples))
-            for samples in (WITHOUT, WITH)
-        )
-        assert without >= with_ - EXACT, name
 
 
 @pytest.mark.parametrize(

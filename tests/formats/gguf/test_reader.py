@@ -11,7 +11,7 @@ from hypothesis import given, settings
 import minimtp
 from minimtp.backend import numpy as np
 from minimtp.cli import main
-from minimtp.decode.decoder import deploy
+from minimtp.decode.drafters.deploy import deploy
 from minimtp.formats.export import export
 from minimtp.formats.gguf.container import Value
 from minimtp.formats.gguf.reader import load_gguf

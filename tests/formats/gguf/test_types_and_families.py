@@ -3,7 +3,7 @@
 import pytest
 
 from minimtp.backend import numpy as np
-from minimtp.decode.decoder import deploy
+from minimtp.decode.drafters.deploy import deploy
 from minimtp.errors import UserError
 from minimtp.formats.gguf import q5_k
 from minimtp.formats.gguf.container import Value

@@ -4,7 +4,7 @@ import pytest
 
 from minimtp.backend import numpy as np
 from minimtp.backend import to_device, to_numpy
-from minimtp.decode.decoder import deploy
+from minimtp.decode.drafters.deploy import deploy
 from minimtp.kernels.cuda.graph import MAX_KEPT, Graphs
 from minimtp.quant import packing
 from tests.grid_properties import GRIDS

@@ -9,11 +9,11 @@ from lessons.lesson06_speculative.formula import print_costs, print_formula, tok
 from lessons.lesson06_speculative.measure import DEPTHS, RULES, Measured
 from lessons.lesson06_speculative.rules import output_distribution, total_variation
 from minimtp.backend import numpy as np
-from minimtp.decode.model_runner import ForwardOutput
 from minimtp.decode.round import Round, speculative_round
 from minimtp.decode.rules.greedy import Greedy
 from minimtp.decode.rules.residual import block_acceptance, probability_ratio, residual_distribution
 from minimtp.decode.rules.token import token_rule
+from minimtp.decode.target import ForwardOutput
 from tests.helpers.table_models import every_outcome
 from tests.lessons.helpers import text
 from tests.lessons.worked.reading import row

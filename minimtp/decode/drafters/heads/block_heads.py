@@ -10,6 +10,7 @@ from types import ModuleType
 from minimtp.backend import Array, array_module
 from minimtp.backend import numpy as np
 from minimtp.decode.cache import KeyValueCache, enlarged, make_cache, room_for, with_rows
+from minimtp.decode.drafters.drafter import is_prompt
 from minimtp.decode.model_runner import ModelRunner, prepare_weights, stores_int8, with_cache_of
 from minimtp.model.config import ModelConfig
 from minimtp.model.heads import ParallelHead, ParallelHeads, SequentialHead, SequentialHeads
@@ -129,7 +130,7 @@ class BlockHeadDrafter(ABC):
             self._hidden = with_rows(self._hidden, room)  # the last: its length decides
         self._hidden[start : self._rows] = hidden
         self._tokens[start + 1 : self._rows + 1] = self._xp.asarray(tokens)
-        if len(tokens) > self.max_depth + 1:
+        if is_prompt(tokens, self.max_depth):
             self._catch_up()
 
     def _passes(self, start: int, stop: int) -> Iterator[slice]:

@@ -19,19 +19,19 @@ from copy import copy
 from minimtp.backend import Array, array_module
 from minimtp.backend import numpy as np
 from minimtp.decode.cache import KeyValueCache, enlarged, room_for
-from minimtp.decode.drafters.drafter import join_samples, of_all_tokens
+from minimtp.decode.drafters.drafter import is_prompt, join_samples, of_all_tokens
 from minimtp.decode.drafters.tree_growth import grow
 from minimtp.decode.model_runner import ModelRunner
 from minimtp.decode.rules.rule import PerturbedArgmax, Rule, Scores, VocabularyScores
 from minimtp.decode.rules.tree import Tree
 from minimtp.kernels.plain.cache import KEY_PANEL
-from minimtp.kernels.plain.decoding.gated_head import (
+from minimtp.kernels.plain.decoding.draft_chain import (
     draft_chain,
+    max_probability,
     noise_of,
     sampled_chain,
     tokens_at,
 )
-from minimtp.kernels.plain.packed_linear import PreparedMatrix
 from minimtp.model.config import MAX_DRAFTS
 from minimtp.model.heads import Eagle3Heads
 
@@ -53,7 +53,7 @@ class Eagle3Runner:
         )
         self._fc_norm = None if heads.fc_norm is None else heads.fc_norm.weight.data
         self._norm_before_residual, self._rotary = block.norm_before_residual, block.rotary
-        self._output = _output(heads, runner)
+        self._output = runner.prepared(heads.draft_output(runner.output_matrix))
         # A draft may reach beyond the target's context by its own length.
         self._longest = runner.context_length + MAX_DRAFTS
         config, xp = self._config, array_module(self._norm)
@@ -146,15 +146,12 @@ class Eagle3Drafter:
     reads_hidden = True
     stops_early = True
     max_depth = MAX_DRAFTS
+    min_confidence = 0.0
 
-    def __init__(
-        self, heads: Eagle3Heads, runner: ModelRunner, min_confidence: float = 0.0
-    ) -> None:
-        self.min_confidence = min_confidence
+    def __init__(self, heads: Eagle3Heads, runner: ModelRunner) -> None:
         self._head = Eagle3Runner(heads, runner)
         self._xp = array_module(runner.final_norm)
-        vocabulary = heads.draft_vocabulary
-        ids = None if vocabulary is None else vocabulary.ids.data.astype(np.int64)
+        ids = None if heads.draft_vocabulary is None else heads.draft_vocabulary.tokens
         self._ids = None if ids is None else self._xp.asarray(ids)  # (V',)
         self._host_ids = ids
         self._vocabulary_size = runner.vocabulary_size
@@ -174,7 +171,7 @@ class Eagle3Drafter:
     def commit(self, hidden: Array, tokens: np.ndarray) -> None:
         self._waiting.append((hidden.copy(), tokens.copy()))
         self._pending = int(tokens[-1])
-        if len(tokens) > self.max_depth + 1:  # a prompt: not counted as drafting
+        if is_prompt(tokens, self.max_depth):
             self._catch_up()
 
     def draft(self, depth: int, rule: Rule) -> tuple[Array, Scores | None]:
@@ -188,7 +185,7 @@ class Eagle3Drafter:
             # The row of the pending token is there already.
             state = self._state if state is None else self._head.extend(state, token)
             logits = self._head.logits(state)
-            return logits, 1 / self._xp.exp(logits - logits.max()).sum()
+            return logits, max_probability(logits)
 
         def choose(logits: Array, index: int) -> Array:
             if argmax is not None:
@@ -252,15 +249,3 @@ class Eagle3Drafter:
             noise = noise_of(self._ids, argmax.noise[index : index + 1])
             logits = argmax.sampling.scores(logits) + noise
         return tokens_at(self._ids, logits.argmax(axis=-1))
-
-
-def _output(heads: Eagle3Heads, runner: ModelRunner) -> PreparedMatrix:
-    """Lay out the output for the kernels: the head's own, or the trunk's rows of its tokens, which
-    are copied in the format in which they are stored.
-    """
-    if heads.output is not None:
-        return heads.output.prepare(runner.kernel)
-    if heads.draft_vocabulary is None:
-        return runner.output
-    ids = heads.draft_vocabulary.ids.data.astype(np.int64)
-    return runner.output_matrix.select(ids).prepare(runner.kernel)

@@ -12,7 +12,8 @@ from minimtp.decode.drafters.tree_growth import WIDTH, depth_first, grow
 from minimtp.decode.model_runner import ModelRunner
 from minimtp.decode.rules.rule import Rule, Scores, VocabularyScores
 from minimtp.decode.rules.tree import Tree
-from minimtp.kernels.plain.decoding.gated_head import PreparedFeedForward, draft_chain
+from minimtp.kernels.plain.decoding.draft_chain import draft_chain
+from minimtp.kernels.plain.decoding.gated_head import PreparedFeedForward
 from minimtp.model.config import MAX_DRAFTS
 from minimtp.model.heads import (
     LargerTokenConditionedHeads,
@@ -40,13 +41,11 @@ class TokenConditionedDrafter:
     reads_hidden = True
     stops_early = True
     max_depth = MAX_DRAFTS
+    min_confidence = 0.0
 
-    def __init__(
-        self, heads: TokenConditionedHeads, runner: ModelRunner, min_confidence: float = 0.0
-    ) -> None:
+    def __init__(self, heads: TokenConditionedHeads, runner: ModelRunner) -> None:
         head, epsilon = heads.head, runner.config.norm_eps
         hidden_size = runner.config.hidden_size
-        self.min_confidence = min_confidence
         self._xp = array_module(runner.final_norm)
         self._kernel = runner.kernel
         # Each half of the inputs is rounded on its own. With one scale per token this is slightly
@@ -57,10 +56,8 @@ class TokenConditionedDrafter:
         self._embed = runner.embed
         self._epsilon = epsilon
         norms = head.state_norm.weight.data, head.norm.weight.data
-        output, ids = runner.output, None
-        if heads.draft_vocabulary is not None:
-            ids = heads.draft_vocabulary.ids.data.astype(np.int64)
-            output = runner.output_matrix.select(ids).prepare(self._kernel)
+        output = runner.prepared(heads.draft_output(runner.output_matrix))
+        ids = None if heads.draft_vocabulary is None else heads.draft_vocabulary.tokens
         self._ids = None if ids is None else self._xp.asarray(ids)  # (V',)
         self._host_ids = ids
         self._vocabulary_size = runner.vocabulary_size

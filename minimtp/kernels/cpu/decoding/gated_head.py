@@ -184,7 +184,7 @@ def _sampled_draft(state, sources, weights, settings, points, drafts, scores):
 
 @compiled
 def _shape(logits, shaping):
-    """Replace the logits (V',) by their scores. See `scores_of` in the plain file."""
+    """Replace the logits (V',) by their scores, those of `scores_of` (draft_chain.py)."""
     temperature, top_k, top_p = shaping
     if temperature != 1.0:
         divisor = np.float32(temperature)

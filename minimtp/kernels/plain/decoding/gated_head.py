@@ -8,9 +8,8 @@ each token changes it:
     s <- s + W_d swiglu(W_u norm(s))            if the head has a feed-forward part
     logits of the next token = output(norm(s))
 
-`gated_step` computes one token, `gated_draft` and `gated_sampled_draft` a whole chain, and
-`gated_tree` a tree. `argmax_chain`, `sampled_chain` and `draft_tree` take any device's
-`gated_step`.
+`gated_step` computes one token, `gated_draft` and `gated_sampled_draft` a whole chain
+(draft_chain.py), and `gated_tree` a tree. `draft_tree` takes any device's `gated_step`.
 """
 
 from collections.abc import Callable
@@ -18,10 +17,17 @@ from dataclasses import dataclass
 
 from minimtp.backend import Array, array_module, numpy, to_numpy
 from minimtp.kernels.plain.decoding.best_first_tree import best_first_tree
+from minimtp.kernels.plain.decoding.draft_chain import (
+    argmax_chain,
+    max_probability,
+    noise_of,
+    sampled_chain,
+    scores_of,
+    tokens_at,
+)
 from minimtp.kernels.plain.gates import gated_update, swiglu
 from minimtp.kernels.plain.norms import rms_norm
 from minimtp.kernels.plain.packed_linear import PreparedMatrix, embedding, linear
-from minimtp.kernels.plain.sampling import sample, truncate
 
 
 @dataclass(frozen=True)
@@ -99,8 +105,7 @@ def gated_step(state, token_part, step):
         state += linear(inner, step.feed_forward.down)
     normed, _ = rms_norm(state, step.norm, step.epsilon)
     logits = linear(normed, step.output)
-    xp = array_module(logits)
-    return logits, 1 / xp.exp(logits - logits.max()).sum()
+    return logits, max_probability(logits)
 
 
 def gated_draft(
@@ -162,74 +167,6 @@ def gated_tree(
     return draft_tree(
         follow, state, token, sizes, min_acceptance, sharpness, noise, shaping, step.tokens
     )
-
-
-def scores_of(logits, temperature, top_k, top_p):
-    """Return logits (R, V) / temperature, with -inf for the tokens that top-k and top-p exclude
-    (`truncate`).
-    """
-    return truncate(logits if temperature == 1 else logits / temperature, top_k, top_p)
-
-
-def noise_of(tokens, noise):
-    """noise (R, V) of all tokens -> the noise (R, V') of these tokens (V',); None means all."""
-    return noise if tokens is None else noise[:, tokens]
-
-
-def tokens_at(tokens, indices):
-    """Return the tokens of these indices of the logits. tokens (V',), or None: the indices."""
-    return indices if tokens is None else tokens[indices]
-
-
-def draft_chain(follow, choose, token, depth, min_confidence):
-    """Draft up to `depth` tokens, one after the other. Return a list of arrays (1,).
-
-    follow(token (1,)) -> logits (1, V) of the next token and their maximum probability.
-    choose(logits, index) -> the next token (1,).
-    """
-    tokens, confidence = [], 1.0
-    for index in range(depth):
-        logits, max_probability = follow(token)
-        if min_confidence:  # reading the probability waits for the GPU
-            confidence *= float(max_probability)
-            if confidence < min_confidence:
-                break
-        token = choose(logits, index)
-        tokens.append(token)
-    return tokens
-
-
-def argmax_chain(follow, state, token, depth, min_confidence, noise, shaping, tokens=None):
-    """See `gated_draft`. follow(token (1,)) -> logits (1, V') and their maximum probability.
-    shaping: temperature, top_k and top_p. tokens: the tokens (V',) of the logits; None means all.
-    """
-    xp = array_module(state)
-    noise = None if noise is None else noise_of(tokens, xp.asarray(noise))
-
-    def choose(logits, index):
-        scores = logits if noise is None else scores_of(logits, *shaping) + noise[index]
-        return tokens_at(tokens, scores.argmax(axis=-1))
-
-    drafts = draft_chain(follow, choose, xp.full(1, token, "int64"), depth, min_confidence)
-    return numpy.array([int(draft[0]) for draft in drafts], numpy.int64)
-
-
-def sampled_chain(follow, state, token, depth, min_confidence, points, shaping, tokens=None):
-    """See `gated_sampled_draft`. The arguments are those of `argmax_chain`."""
-    xp, rows = array_module(state), []
-    points = xp.asarray(points)
-
-    def choose(logits, index):
-        rows.append(scores_of(logits, *shaping))
-        one = xp.ones(1, logits.dtype)
-        # Of -1, logits that are not finite, any token: the scores fail in verification.
-        chosen = xp.maximum(sample(rows[-1], one, points[index : index + 1]), 0)
-        return tokens_at(tokens, chosen)
-
-    drafts = draft_chain(follow, choose, xp.full(1, token, "int64"), depth, min_confidence)
-    if not drafts:
-        return numpy.empty(0, numpy.int64), numpy.empty((0, 0), state.dtype)
-    return to_numpy(xp.concatenate(drafts)), to_numpy(xp.concatenate(rows))
 
 
 def draft_tree(follow, state, token, sizes, min_acceptance, sharpness, noise, shaping, tokens=None):

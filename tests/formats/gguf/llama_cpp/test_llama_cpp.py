@@ -13,7 +13,7 @@ from minimtp.backend import numpy as np
 from minimtp.bench.baselines.llama_cpp import decoder as in_this_process
 from minimtp.bench.baselines.llama_cpp.decoder import LlamaDecoder, decoder_of
 from minimtp.bench.baselines.llama_cpp.process import LlamaProcess
-from minimtp.decode.decoder import deploy
+from minimtp.decode.drafters.deploy import deploy
 from minimtp.engine.module import replace_modules
 from minimtp.formats.export import export
 from minimtp.formats.gguf.writer import write_gguf

@@ -19,7 +19,7 @@ from minimtp.backend import numpy as np
 from minimtp.bench.baselines.llama_cpp.process import LlamaProcess, find_llama
 from minimtp.bench.decode.beside_llama import continue_prompt, margin
 from minimtp.bench.decode.prompts import Sizes
-from minimtp.decode.decoder import deploy
+from minimtp.decode.drafters.deploy import deploy
 from minimtp.engine.tensor import no_grad
 from minimtp.formats.gguf.writer import write_gguf
 from minimtp.model.chat import chat_tokens

@@ -10,7 +10,7 @@ import pytest
 import minimtp
 from minimtp.backend import numpy as np
 from minimtp.bench.baselines.llama_cpp.decoder import decoder_of
-from minimtp.decode.decoder import deploy
+from minimtp.decode.drafters.deploy import deploy
 from minimtp.engine.module import replace_modules
 from minimtp.formats.gguf.writer import write_gguf
 from minimtp.quant.packed_matrix import PackedMatrix
