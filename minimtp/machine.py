@@ -22,6 +22,7 @@ from minimtp.errors import UserError
 CONTAINER_LIMIT = Path("/sys/fs/cgroup/cpu.max")  # microseconds per period of microseconds
 BUSY = 0.5  # average number of running processes in the last minute, above which a machine is busy
 SIDE = 1024  # size of the square matrices that measure the peak: they fit the cache
+PRODUCTS = 8  # of each thread, for one figure
 
 
 def available_cores() -> int:
@@ -125,7 +126,7 @@ def warn_if_busy(load: float | None, report: Callable[[str], None]) -> None:
         )
 
 
-def sgemm_gflops(threads: int, products: int = 8) -> float:
+def sgemm_gflops(threads: int) -> float:
     """Return the speed of NumPy's float32 matrix product on that many threads, in GFLOP/s.
 
     Each thread has its own matrices. minimtp keeps BLAS itself on one thread (backend.py), so this
@@ -135,14 +136,14 @@ def sgemm_gflops(threads: int, products: int = 8) -> float:
     results = [np.empty_like(a) for _ in range(threads)]
 
     def multiply(result: np.ndarray) -> None:
-        for _ in range(products):
+        for _ in range(PRODUCTS):
             np.matmul(a, a, out=result)
 
     with ThreadPoolExecutor(threads) as pool:
         began = perf_counter()
         list(pool.map(multiply, results))
         seconds = perf_counter() - began
-    return 2 * SIDE**3 * products * threads / seconds / 1e9
+    return 2 * SIDE**3 * PRODUCTS * threads / seconds / 1e9
 
 
 def child_environment() -> dict[str, str]:

@@ -35,7 +35,7 @@ LEVELS = [  # from the top down; a part may import parts of its own level and of
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
 MAX_LINES = 350
 MAX_FILES = 14  # besides __init__.py
-HEAVY = {"numpy", "numba", "cupy", "torch", "tqdm", "safetensors", "msgspec", "matplotlib", "gguf"}
+HEAVY = {"numpy", "numba", "cupy", "torch", "tqdm", "msgspec", "matplotlib", "gguf"}
 
 each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 

@@ -8,7 +8,7 @@ from lessons.lesson11_real_model import report
 from lessons.lesson11_real_model.recipe import MODEL
 from lessons.lesson11_real_model.tiny import make_tiny_model
 from minimtp.compare.pretrained.plot import draw
-from minimtp.compare.pretrained.run import finish_comparison, make_job
+from minimtp.compare.pretrained.run import finish_comparison, make_job, require_equal_texts
 from minimtp.compare.pretrained.sizes import SIZES
 from minimtp.formats.load import load
 from minimtp.training.settings import check_known
@@ -34,7 +34,7 @@ def main(lesson: course.Lesson) -> None:
     report.show_files(out)
     report.show(lesson, result["configurations"])
     lesson.save_plot(draw, result["configurations"], size=(14, 4.6))
-    report.require_equal_texts(result["configurations"])
+    require_equal_texts(result["configurations"])
 
 
 def tell(line: str) -> None:

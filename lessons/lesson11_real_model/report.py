@@ -10,7 +10,6 @@ from lessons import course
 from minimtp.backend import Device
 from minimtp.compare.pretrained.configurations import LLAMA
 from minimtp.compare.result_cache import Figures
-from minimtp.compare.run import require_no_differences
 from minimtp.decode.drafters.deploy import deploy
 from minimtp.decode.options import GenerationOptions, start_generation
 from minimtp.formats.export import export
@@ -113,8 +112,3 @@ def show_files(out: Path) -> None:
     if not (out / FOLDER).exists():
         export(packed, out / FOLDER)
     print(course.quoted(f"for transformers and vLLM: {out / FOLDER}"))
-
-
-def require_equal_texts(found: Results) -> None:
-    """Raise Disagreement if a drafted text differs from plain decoding of the same weights."""
-    require_no_differences([n for c in found for n in c.get("greedy_texts", {}).values()])

@@ -6,18 +6,27 @@ the two best logits differ by less than the rounding error. Such ties are counte
 difference is an error.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
+from typing import Any
 
+from minimtp import kernels
 from minimtp.backend import numpy as np
 from minimtp.backend import to_numpy
 from minimtp.bench.interleaved import Variant
 from minimtp.decode.options import GenerationOptions, start_generation
+from minimtp.errors import MeasurementFailed
 
 # The limit relative to the largest logit: about a hundred float32 roundings of a sum of a few
 # hundred products.
 TIE = 1e-4
+
+
+class Disagreement(MeasurementFailed):
+    """Speculative decoding did not generate the text of plain decoding. The message lists every
+    difference.
+    """
 
 
 @dataclass
@@ -28,6 +37,13 @@ class Agreement:
     equal: int = 0
     ties: int = 0  # texts that diverged at a tie: the two best logits differ only by rounding
     wrong: list[str] = field(default_factory=list)  # a sentence per other difference
+
+
+def batch_invariant(device: str) -> bool:
+    """Return whether the kernels that run on the device are batch-invariant: a row has the same
+    bits alone and among others. Then drafted and plain text have no ties.
+    """
+    return kernels.describe(device)[0] == "cpu"
 
 
 def check_greedy_texts(
@@ -61,6 +77,14 @@ def check_greedy_texts(
                 "the largest logit"
             )
     return agreement
+
+
+def require_no_differences(agreements: Sequence[Mapping[str, Any]]) -> None:
+    """Raise Disagreement if drafted texts differ. agreements: fields of `Agreement` by name."""
+    wrong = [sentence for found in agreements for sentence in found["wrong"]]
+    if wrong:
+        message = "drafted texts differ from plain decoding, which is a defect of minimtp:"
+        raise Disagreement("\n".join([message, *wrong]))
 
 
 def _plain(variant: Variant, prompt: np.ndarray, length: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Results as JSON that people can read and version control can compare."""
+"""Results: a file of JSON that people can read and version control can compare, and a table."""
 
 import json
 from collections.abc import Callable
@@ -21,21 +21,33 @@ def json_lines(result: dict[str, object]) -> str:
     return text.replace('"rows": []', f'"rows": [\n    {rows}\n  ]', 1) + "\n"
 
 
+def indented(result: dict[str, object]) -> str:
+    """Return the result with all digits of its numbers."""
+    return json.dumps(result, indent=2) + "\n"
+
+
 def hand_over(
     result: dict[str, object],
-    table: str,
+    table: Callable[[dict[str, object]], str],
     out: str | Path | None,
     kind: FileKind,
     report: Callable[[str], None],
+    *,
+    encode: Callable[[dict[str, object]], str] = json_lines,
+    draw: Callable[[dict[str, object], Path], Path | None] = lambda result, path: None,
 ) -> None:
-    """Write the result to the file `out`, if there is one, and report its table. Raises UserError
-    if the file cannot be written.
+    """Write the result to the file `out`, if there is one, and its plot next to it. Report its
+    table.
+
+    The file is written first: it is there even if the table cannot be printed. draw: draws a plot
+    to a path, and returns None if it cannot. Raises UserError if the file cannot be written.
     """
     if out is not None:
-        write_text(out, json_lines(result), kind)
-    report(table)
+        write_text(out, encode(result), kind)
+    report(table(result))
     if out is not None:
-        report(f"saved {out}")
+        plot = draw(result, Path(out).with_suffix(".png"))
+        report(f"saved {out}" + (f" and {plot}" if plot else ""))
 
 
 def _rounded(value: object) -> object:

@@ -44,7 +44,7 @@ def describe() -> Iterator[tuple[str, str]]:
 
     device = choose_device("auto")
     kernel, reason = kernels.describe(device.name)
-    libraries = ("numpy", "safetensors", "tqdm", "msgspec", "filelock")
+    libraries = ("numpy", "tqdm", "msgspec", "filelock")
     yield "minimtp", __version__
     yield "Python", f"{platform.python_version()} ({sys.executable})"
     yield "system", platform.platform()

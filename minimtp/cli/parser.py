@@ -137,6 +137,15 @@ def add_device(parser: Parser) -> None:
     )
 
 
+def add_small_run(parser: Parser) -> None:
+    parser.add_argument(
+        "--small",
+        metavar="PATH",
+        help="also draft with this smaller model, which must have the same tokenizer, or with this "
+        "EAGLE-3 head in place of the model's own",
+    )
+
+
 def add_measured_device(parser: Parser) -> None:
     parser.add_argument(
         "--device", choices=("cpu", "cuda"), default="cpu", help="device to measure (default: cpu)"

@@ -86,7 +86,7 @@ def run(options: argparse.Namespace) -> int:
     from minimtp.machine import available_cores
     from minimtp.quoting import command
     from minimtp.training.data.corpus import open_corpus
-    from minimtp.training.self_generated.generate import generate_text
+    from minimtp.training.self_generated.generate import write_self_generated
     from minimtp.training.self_generated.mixture import default_mixture, parse_mixture
     from minimtp.training.self_generated.report import speed, table
     from minimtp.training.self_generated.requests import Requests
@@ -120,7 +120,7 @@ def run(options: argparse.Namespace) -> int:
             f"text      {options.tokens:,} tokens: {shares}, seed {options.seed}", file=sys.stderr
         )
 
-    done = generate_text(
+    done = write_self_generated(
         writer,
         requests,
         mixture,

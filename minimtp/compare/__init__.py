@@ -24,6 +24,7 @@ A comparison can be interrupted: the same command resumes it.
     measurement.py      the measurements
     result_file.py      compare.json (schema.py: its form)
     result_cache.py     finished measurements on disk, until compare.json is written
+    schema.py           the form of both files
     claims.py           published claims, compared with the measurements
     report.py           the tables
     plot.py             the figure

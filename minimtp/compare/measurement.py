@@ -3,21 +3,20 @@ temperatures.
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 
 import msgspec
 from tqdm import tqdm
 
-from minimtp import kernels
 from minimtp.backend import Device
 from minimtp.backend import numpy as np
-from minimtp.bench.agreement import check_greedy_texts
+from minimtp.bench.agreement import batch_invariant, check_greedy_texts
 from minimtp.bench.interleaved import Speed, Variant, measure_interleaved, tune
 from minimtp.bench.memory import peak_memory
 from minimtp.compare.configurations import TITLES
-from minimtp.compare.result_cache import Figures
+from minimtp.compare.result_cache import Figures, GetPart
 from minimtp.compare.schema import FiniteEvaluation, MemoryPart, by_configuration, speed_part
 from minimtp.decode.drafters.deploy import deploy
 from minimtp.decode.policy import cost
@@ -35,7 +34,6 @@ TEMPERATURES = {"": GREEDY, "_t1": SamplingParams(1.0)}  # by the suffix of the 
 
 Runs = dict[str, LoadedRun]  # by configuration
 Results = dict[str, Figures]  # by configuration
-GetPart = Callable[[str, Callable[[], Figures], type], Figures]  # see ResultCache.get
 
 
 @dataclass(frozen=True)
@@ -181,10 +179,11 @@ def _speeds(
             suffix, variant, speeds[name], speeds["standard"], plain, trials[name]
         )
         if sampling is GREEDY:
-            # Compiled kernels are batch-invariant: a row has the same bits alone and among others.
-            batch_invariant = kernels.describe(device.name)[0] == "cpu"
             agreement = check_greedy_texts(
-                variant, prompts.held_out, speeds[name].texts, allow_ties=not batch_invariant
+                variant,
+                prompts.held_out,
+                speeds[name].texts,
+                allow_ties=not batch_invariant(device.name),
             )
             results[name]["greedy_texts"] = asdict(agreement)
             results[name]["seconds_per_pass"] = _pass_costs(variant.target, prompts.held_out[0])

@@ -13,6 +13,7 @@ from minimtp.records import check_value, notice, read_cache, without_nan
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 Figures = dict[str, Json]  # results by name
+GetPart = Callable[[str, Callable[[], Figures], type], Figures]  # see ResultCache.get
 CACHE = FileKind("an unfinished measurement", begins=b'{"setting":')
 
 
@@ -33,7 +34,7 @@ class ResultCache:
         if found is not None and found.setting == self._content["setting"]:
             self._content |= {"parts": found.parts, "seconds": found.seconds}
 
-    def get(self, part: str, measure: Callable[[], Figures], schema: type = dict) -> Figures:
+    def get(self, part: str, measure: Callable[[], Figures], schema: type) -> Figures:
         """Return the results of `part`. If none are stored, call `measure` and store them.
 
         schema: the form of the results (schema.py).

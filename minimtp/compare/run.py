@@ -23,6 +23,7 @@ from minimtp.arguments import (
     whole,
 )
 from minimtp.backend import Device, choose_device
+from minimtp.bench.agreement import require_no_differences
 from minimtp.compare.claims import judge
 from minimtp.compare.configurations import TITLES, recipes, train_configurations
 from minimtp.compare.measurement import (
@@ -37,7 +38,7 @@ from minimtp.compare.report import print_report
 from minimtp.compare.result_cache import Figures, ResultCache, as_json
 from minimtp.compare.result_file import ADVICE, CACHE_NAME, FILE_NAME, finish, read_result
 from minimtp.compare.schema import Result
-from minimtp.errors import MeasurementFailed, UserError
+from minimtp.errors import UserError
 from minimtp.files import check_folder
 from minimtp.machine import available_cores
 from minimtp.records import MAX_INT
@@ -46,12 +47,6 @@ from minimtp.training.data.corpus import Corpus, open_corpus
 from minimtp.training.recipe import MAX_DRAFT_DEPTH, Recipe
 
 SMALLER = "choose a smaller --preset"
-
-
-class Disagreement(MeasurementFailed):
-    """Speculative decoding did not generate the text of plain decoding. The message lists every
-    difference.
-    """
 
 
 @dataclass(frozen=True)
@@ -180,14 +175,6 @@ def _train_and_measure(job: Job, out: Path, report: Callable[[str], None]) -> Fi
 def require_equal_texts(configurations: Sequence[Figures]) -> None:
     """Raise Disagreement if a configuration's drafted greedy texts differ from plain decoding."""
     require_no_differences([configuration["greedy_texts"] for configuration in configurations])
-
-
-def require_no_differences(agreements: Sequence[Figures]) -> None:
-    """Raise Disagreement if drafted texts differ. agreements: see bench/agreement.py, as JSON."""
-    wrong = [sentence for found in agreements for sentence in found["wrong"]]
-    if wrong:
-        message = "drafted texts differ from plain decoding, which is a defect of minimtp:"
-        raise Disagreement("\n".join([message, *wrong]))
 
 
 def finished_result(out: Path, setting: Figures) -> Figures | None:

@@ -112,7 +112,7 @@ for arguments in (["-h"], ["train", "-h"]):
     try: main(arguments)
     except SystemExit: pass
 main(["train", "--hiden-size", "3"])
-heavy = {"numpy", "numba", "cupy", "matplotlib", "safetensors", "tqdm"}
+heavy = {"numpy", "numba", "cupy", "matplotlib", "tqdm"}
 print("loaded:", *(heavy & set(sys.modules)))
 """
     result = python(code)

@@ -19,8 +19,8 @@ def test_a_stored_part_is_not_measured_again(tmp_path):
         pytest.fail("measured again")
 
     path = tmp_path / "measured.json"
-    assert ResultCache(path, SETTING).get("memory", lambda: {"mtp": 1}) == {"mtp": 1}
-    assert ResultCache(path, SETTING).get("memory", fail) == {"mtp": 1}
+    assert ResultCache(path, SETTING).get("memory", lambda: {"mtp": 1}, dict) == {"mtp": 1}
+    assert ResultCache(path, SETTING).get("memory", fail, dict) == {"mtp": 1}
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_a_file_that_is_damaged_or_has_another_setting_is_measured_again(content
     (tmp_path / "measured.json").write_text(content)
     said = []
     cache = ResultCache(tmp_path / "measured.json", SETTING, said.append)
-    assert cache.get("memory", lambda: {"mtp": 1}) == {"mtp": 1}
+    assert cache.get("memory", lambda: {"mtp": 1}, dict) == {"mtp": 1}
     assert len(said) == 1 and said[0].endswith(": it is measured again")
 
 

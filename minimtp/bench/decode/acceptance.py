@@ -103,7 +103,7 @@ def measure_acceptance(
         "kernels": kernels.describe(choose_device(device).name)[0],
         "versions": machine.versions(), "rows": rows,
     }  # fmt: skip
-    hand_over(result, table(result), out, RESULT, report)
+    hand_over(result, table, out, RESULT, report)
     return result
 
 

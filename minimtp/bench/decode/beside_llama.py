@@ -25,17 +25,18 @@ from time import perf_counter
 from tqdm import tqdm
 
 from minimtp import machine
+from minimtp.arguments import whole
 from minimtp.backend import numpy as np
 from minimtp.bench.baselines.llama_cpp.gguf_file import gguf_of
 from minimtp.bench.baselines.llama_cpp.process import Continuation, LlamaProcess, find_llama
 from minimtp.bench.decode.prompts import Sizes, choose_prompts, fit_to_context
-from minimtp.bench.json_lines import json_lines, result_file
+from minimtp.bench.json_lines import hand_over, result_file
 from minimtp.bench.table_text import aligned
 from minimtp.decode.drafters.deploy import deploy
 from minimtp.decode.options import GenerationOptions, start_generation
 from minimtp.decode.target import Target
 from minimtp.errors import UserError
-from minimtp.files import check_file, check_folder, make_folder, write_text
+from minimtp.files import check_file, check_folder
 from minimtp.formats.load import load
 from minimtp.model.matrix import weight_bytes
 
@@ -62,8 +63,7 @@ def measure_beside_llama(
     file.
     """
     for count in threads:
-        if not 1 <= count <= MAX_THREADS:
-            raise UserError(f"threads must be at least 1 and at most {MAX_THREADS}, not {count}")
+        whole(1, MAX_THREADS)("threads", count)
     if out is not None:
         check_folder(out)
         check_file(Path(out, FILE_NAME), RESULT)
@@ -107,12 +107,7 @@ def measure_beside_llama(
         "rows": rows, "machine": machine.describe(load_before),
         "versions": machine.versions() | {"llama_cpp": version},
     }  # fmt: skip
-    if out is not None:
-        out = make_folder(out)
-        write_text(out / FILE_NAME, json_lines(result), RESULT)
-    report(table(result))
-    if out is not None:
-        report(f"saved {out / FILE_NAME}")
+    hand_over(result, table, out and Path(out, FILE_NAME), RESULT, report)
     return result
 
 

@@ -25,6 +25,7 @@ from time import perf_counter
 from tqdm import tqdm
 
 from minimtp import kernels, machine
+from minimtp.arguments import whole
 from minimtp.backend import array_module
 from minimtp.backend import numpy as np
 from minimtp.bench.baselines.llama_cpp.gguf_file import gguf_of
@@ -39,6 +40,7 @@ from minimtp.decode.target import Target
 from minimtp.errors import UserError
 from minimtp.files import check_file
 from minimtp.formats.load import load
+from minimtp.records import MAX_INT
 
 RESULT = result_file("passes")
 ROWS = 1, 2, 4, 8, 16
@@ -73,9 +75,10 @@ def measure_passes(
     formats, or llama.cpp is not installed, and MeasurementFailed if it cannot run the model.
     """
     threads = list(dict.fromkeys([1, *(threads or [machine.available_cores()])]))
-    _check("threads", threads, MAX_THREADS)
-    _check("rounds", [rounds], MAX_ROUNDS)
-    _check("seed", [seed], 2**63 - 1, 0)
+    for count in threads:
+        whole(1, MAX_THREADS)("threads", count)
+    whole(1, MAX_ROUNDS)("rounds", rounds)
+    whole(0, MAX_INT)("seed", seed)
     if out is not None:
         check_file(out, RESULT)
     if llama_cpp and random_weights is not None:
@@ -96,7 +99,8 @@ def measure_passes(
             f"{path} has a context of {runner.context_length}, but a pass of {MAX_ROWS} tokens is "
             "measured: use another model"
         )
-    _check("cached", cached, last)
+    for count in cached:
+        whole(1, last)("cached", count)
     cached = list(cached) or [count for count in CACHED if count <= last] or [-(-last // 2)]
     machine.warn_if_busy(load_before, report)
     reading = read_seconds(runner.weight_bytes, rounds)
@@ -125,14 +129,8 @@ def measure_passes(
         "kernels": kernels.describe("cpu")[0], "machine": machine.describe(load_before),
         "versions": machine.versions() | ({"llama_cpp": find_llama().version} if llama_cpp else {}),
     }  # fmt: skip
-    hand_over(result, table(result), out, RESULT, report)
+    hand_over(result, table, out, RESULT, report)
     return result
-
-
-def _check(name: str, values: Sequence[int], maximum: int, minimum: int = 1) -> None:
-    for value in values:
-        if not minimum <= value <= maximum:
-            raise UserError(f"{name} must be at least {minimum} and at most {maximum}, not {value}")
 
 
 def _filled(

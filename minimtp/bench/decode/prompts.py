@@ -8,6 +8,7 @@ random    random characters, which nothing can predict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
+from minimtp.arguments import whole
 from minimtp.backend import numpy as np
 from minimtp.decode.options import SEED
 from minimtp.errors import UserError
@@ -34,9 +35,7 @@ def fit_to_context(sizes: Sizes, loaded: LoadedRun) -> Sizes:
     range.
     """
     for name, value in asdict(sizes).items():
-        if not 1 <= value <= MAX_SIZE:
-            readable = name.replace("_", " ")
-            raise UserError(f"{readable} must be at least 1 and at most {MAX_SIZE:,}, not {value}")
+        whole(1, MAX_SIZE)(name.replace("_", " "), value)
     context_length = loaded.recipe.context_length
     prompt = min(sizes.prompt, max(1, context_length // 4))
     max_new_tokens = max(2, min(sizes.max_new_tokens, context_length + 1 - prompt))

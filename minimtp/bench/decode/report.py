@@ -39,6 +39,11 @@ def table(
     return "\n".join([text, note, "", *_losses_in_words(rows)])
 
 
+def tables(result: Mapping[str, object]) -> str:
+    """Return both tables."""
+    return f"{table(result)}\n\n{formats_table(result)}"
+
+
 def formats_table(result: Mapping[str, object], markdown: bool = False) -> str:
     """Return the size and the speed of each weight format. Speed-ups are relative to the first.
 

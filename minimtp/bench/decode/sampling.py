@@ -12,6 +12,7 @@ from statistics import median
 from time import perf_counter
 
 from minimtp import kernels, machine
+from minimtp.arguments import whole
 from minimtp.backend import Array
 from minimtp.backend import numpy as np
 from minimtp.bench.json_lines import hand_over, result_file
@@ -25,6 +26,7 @@ from minimtp.errors import UserError
 from minimtp.files import check_file
 from minimtp.kernels import plain
 from minimtp.kernels.ggml import blocks
+from minimtp.records import MAX_INT
 
 RESULT = result_file("sampling")
 HIDDEN = 576  # inputs of the output layer, as in SmolLM2-135M
@@ -48,13 +50,9 @@ def measure_sampling(
 
     Raises UserError if an option is out of range or there are no compiled kernels.
     """
-    for name, value, low, high in (
-        ("vocabulary_size", vocabulary_size, 64, 1 << 20),
-        ("rounds", rounds, 1, MAX_ROUNDS),
-        ("seed", seed, 0, 2**63 - 1),
-    ):
-        if not low <= value <= high:
-            raise UserError(f"{name} must be at least {low} and at most {high}, not {value}")
+    whole(64, 1 << 20)("vocabulary_size", vocabulary_size)
+    whole(1, MAX_ROUNDS)("rounds", rounds)
+    whole(0, MAX_INT)("seed", seed)
     if out is not None:
         check_file(out, RESULT)
     name, reason = kernels.describe("cpu")
@@ -67,7 +65,7 @@ def measure_sampling(
         "seed": seed, "rows": _measure(vocabulary_size, rounds, seed), "kernels": name,
         "machine": machine.describe(load), "versions": machine.versions(),
     }  # fmt: skip
-    hand_over(result, table(result), out, RESULT, report)
+    hand_over(result, table, out, RESULT, report)
     return result
 
 

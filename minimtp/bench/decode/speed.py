@@ -37,17 +37,17 @@ from minimtp.backend import choose_device
 from minimtp.backend import numpy as np
 from minimtp.bench.decode.plot import draw
 from minimtp.bench.decode.prompts import TEXTS, Sizes, choose_prompts, fit_to_context
-from minimtp.bench.decode.report import formats_table, table
+from minimtp.bench.decode.report import tables
 from minimtp.bench.decode.variants import all_variants, with_rules
 from minimtp.bench.decode.weight_formats import measure_weight_formats
 from minimtp.bench.interleaved import Speed, Variant, measure_interleaved
-from minimtp.bench.json_lines import json_lines, result_file
+from minimtp.bench.json_lines import hand_over, result_file
 from minimtp.decode.sampling.params import SamplingParams
-from minimtp.files import check_file, check_folder, make_folder, write_text
+from minimtp.files import check_file, check_folder, make_folder
 from minimtp.formats.load import load, load_draft
 from minimtp.model.matrix import bits_per_weight, weight_bytes
 
-FILE_NAME, PLOT_NAME = "bench-decode.json", "bench-decode.png"
+FILE_NAME = "bench-decode.json"
 RESULT = result_file("decode")
 TEMPERATURES = (0.0, 0.7, 1.0)
 STRETCH = 12
@@ -108,14 +108,7 @@ def measure_decoding(
         "formats": by_format, "machine": machine.describe(load_before, device_name),
         "versions": machine.versions(), "seconds": time.perf_counter() - started,
     }  # fmt: skip
-    if out is not None:
-        write_text(out / FILE_NAME, json_lines(result), RESULT)
-    report(table(result))
-    report("")
-    report(formats_table(result))
-    if out is not None:
-        draw(result, out / PLOT_NAME)
-        report(f"saved {out / FILE_NAME}")
+    hand_over(result, tables, out and out / FILE_NAME, RESULT, report, draw=draw)
     return result
 
 

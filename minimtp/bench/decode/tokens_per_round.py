@@ -35,7 +35,7 @@ from minimtp.backend import choose_device
 from minimtp.backend import numpy as np
 from minimtp.bench.decode.prompts import Sizes, choose_prompts, fit_to_context
 from minimtp.bench.decode.variants import FIXED_DEPTH, MAX_TREE
-from minimtp.bench.json_lines import json_lines, result_file
+from minimtp.bench.json_lines import hand_over, result_file
 from minimtp.bench.table_text import aligned
 from minimtp.decode.drafters.deploy import deploy, with_head
 from minimtp.decode.drafters.drafter import Drafter, TreeDrafter
@@ -45,7 +45,7 @@ from minimtp.decode.rules.registry import RULES
 from minimtp.decode.sampling.params import SamplingParams
 from minimtp.decode.target import Target
 from minimtp.errors import UserError
-from minimtp.files import check_file, check_folder, make_folder, write_text
+from minimtp.files import check_file, check_folder, make_folder
 from minimtp.formats.load import load, load_draft
 
 FILE_NAME = "bench-rounds.json"
@@ -107,11 +107,7 @@ def measure_tokens_per_round(
         "kernels": kernels.describe(choose_device(device).name)[0],
         "versions": machine.versions(), "rows": rows,
     }  # fmt: skip
-    if out is not None:
-        write_text(out / FILE_NAME, json_lines(result), RESULT)
-    report(table(result))
-    if out is not None:
-        report(f"saved {out / FILE_NAME}")
+    hand_over(result, table, out and out / FILE_NAME, RESULT, report)
     return result
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from minimtp import machine
+from minimtp.bench.table_text import aligned
 
 SHOWN = (2, 4, 8, 16)  # rows T whose c(T) the table shows
 
@@ -16,15 +17,10 @@ def table(result: Mapping[str, object], markdown: bool = False) -> str:
     yardstick = "of copy" if on_gpu(result) else "of read"
     head = ["matrix", "format", "MB", "us", "Gweight/s", "GB/s", yardstick]
     head += [f"c({rows})" for rows in SHOWN]
-    lines = [_cells(product) for product in result["products"]]
+    lines = aligned([head, *map(_cells, result["products"])], markdown, names=2)
     if markdown:
-        rule = ["---", "---", *("---:" for _ in head[2:])]
-        return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *lines))
-    widths = [max(len(cells[i]) for cells in (head, *lines)) for i in range(len(head))]
-    text = []
-    for cells in (head, *lines):
-        text.append("  ".join(cell.rjust(w) for cell, w in zip(cells, widths, strict=True)))
-    text += [f"{name} {reason}" for name, reason in result.get("missing", {}).items()]
+        return lines
+    text = [lines, *(f"{name} {reason}" for name, reason in result.get("missing", {}).items())]
     if "matrix_gflops" in result:
         rates = [f"{name} {rate / 1e3:.1f}" for name, rate in result["matrix_gflops"].items()]
         text.append(f"products of large matrices in TFLOP/s: {', '.join(rates)}")

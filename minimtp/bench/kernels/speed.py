@@ -17,7 +17,6 @@ of large matrices. cuBLAS takes NumPy's place, and PyTorch's half-precision prod
 if PyTorch with CUDA is installed.
 """
 
-import json
 import math
 import statistics
 from collections.abc import Callable, Sequence
@@ -28,16 +27,17 @@ from time import perf_counter
 from tqdm import tqdm
 
 from minimtp import kernels, machine
+from minimtp.arguments import whole
 from minimtp.backend import Array, choose_device
 from minimtp.backend import numpy as np
-from minimtp.bench.json_lines import result_file
+from minimtp.bench.json_lines import hand_over, indented, result_file
 from minimtp.bench.kernels import speed_on_gpu
 from minimtp.bench.kernels.figures import ROWS, SHAPES, Product, figures
 from minimtp.bench.kernels.plot import draw
 from minimtp.bench.kernels.report import table
 from minimtp.bench.kernels.training_products import measure_training_products, training_table
 from minimtp.errors import UserError
-from minimtp.files import check_file, write_text
+from minimtp.files import check_file
 from minimtp.kernels.ggml import blocks
 
 FORMATS = ("q4_0", "q8_0", "f32", "numpy")
@@ -69,9 +69,8 @@ def measure_kernels(
     UserError if an option is out of range or there are no compiled kernels: this command does not
     measure plain array code.
     """
-    for name, value, maximum in (("max_size", max_size, 1 << 14), ("rounds", rounds, 1_000)):
-        if not 1 <= value <= maximum:
-            raise UserError(f"{name} must be at least 1 and at most {maximum}, not {value}")
+    whole(1, 1 << 14)("max_size", max_size)
+    whole(1, 1_000)("rounds", rounds)
     if out is not None:
         check_file(out, RESULT)
     chosen = choose_device(device)
@@ -90,15 +89,13 @@ def measure_kernels(
         "threads": 1, **found, "machine": machine.describe(load, chosen.name),
         "versions": machine.versions(),
     }  # fmt: skip
-    if out is not None:
-        write_text(out, json.dumps(result, indent=2) + "\n", RESULT)
-    report(table(result))
-    if "training_products" in result:
-        report(training_table(result["training_products"]))
-    if out is not None:
-        plot = draw(result, Path(out).with_suffix(".png"))
-        report(f"saved {out}" + (f" and {plot}" if plot else ""))
+    hand_over(result, _tables, out, RESULT, report, encode=indented, draw=draw)
     return result
+
+
+def _tables(result: dict[str, object]) -> str:
+    products = result.get("training_products")
+    return table(result) + ("\n" + training_table(products) if products else "")
 
 
 def _measure_all(

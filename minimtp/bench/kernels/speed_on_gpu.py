@@ -111,7 +111,7 @@ def _torch(device: Device, name: str, shape: tuple[int, int]) -> tuple[int, Seco
 
 
 def _missing() -> dict[str, str]:
-    """Return why PyTorch is not measured, or "" if it is."""
+    """Return why PyTorch is not measured, {} if it is."""
     if find_spec("torch") is None:
         return {"PyTorch": "is not installed; pip install torch to measure it too"}
     from minimtp.bench.baselines.pytorch.device import torch_on

@@ -11,7 +11,8 @@ from pathlib import Path
 from msgspec import Struct, to_builtins
 
 from minimtp import machine
-from minimtp.bench.json_lines import result_file
+from minimtp.arguments import whole
+from minimtp.bench.json_lines import hand_over, indented, result_file
 from minimtp.bench.quality.cells import GRIDS, RECIPES, Cell, measure_cell, table_rows
 from minimtp.bench.quality.report import draw, table
 from minimtp.bench.quality.summary import MAX_SEEDS, summary
@@ -23,7 +24,7 @@ from minimtp.training.data.corpus import Corpus, open_corpus
 from minimtp.training.recipe import Recipe
 from minimtp.training.run.interrupt import Interrupted
 
-FILE_NAME, PLOT_NAME = "quality.json", "quality.png"
+FILE_NAME = "quality.json"
 RESULT = result_file("quality")
 ADVICE = "delete it to measure again"
 
@@ -100,7 +101,7 @@ def _measure(
                 result = measure_cell(cell, recipe, text, out, threads)
                 result |= {"seed": cell.seed, "bits": cell.bits, "method": cell.method}
                 cells[cell.name] = result
-                _write(out, setting | {"cells": cells})
+                write_text(out / FILE_NAME, indented(setting | {"cells": cells}), RESULT)
                 report(f"{cell.name}: {result['nats']:.4f} nats, {result['seconds']:.0f} s")
     except Interrupted as stop:
         message = f"stopped and saved in {stop.folder}; run the same command to continue"
@@ -111,11 +112,12 @@ def _measure(
         "machine": machine.describe(load_before), "versions": machine.versions(),
         "threads": threads or available_cores(), "seconds": sum(cell["seconds"] for cell in found),
     }  # fmt: skip
-    _write(out, result)
-    report(table(result["rows"]))
-    plot = draw(result["rows"], out / PLOT_NAME)
-    report(f"saved {out / FILE_NAME}" + (f" and {plot}" if plot else ""))
+    hand_over(result, _table, out / FILE_NAME, RESULT, report, encode=indented, draw=draw)
     return result
+
+
+def _table(result: dict[str, object]) -> str:
+    return table(result["rows"])
 
 
 def check_options(bits: Sequence[int], seeds: int, preset: str) -> None:
@@ -127,8 +129,7 @@ def check_options(bits: Sequence[int], seeds: int, preset: str) -> None:
             raise UserError(f"bits must be among {', '.join(map(str, GRIDS))}, not {number}")
     if not bits or len(set(bits)) < len(bits):
         raise UserError("bits must name at least one number, and none twice")
-    if not 1 <= seeds <= MAX_SEEDS:
-        raise UserError(f"seeds must be at least 1 and at most {MAX_SEEDS}, not {seeds}")
+    whole(1, MAX_SEEDS)("seeds", seeds)
 
 
 def _finished_cells(out: Path, setting: dict[str, object]) -> dict[str, dict]:
@@ -151,7 +152,3 @@ def _finished_cells(out: Path, setting: dict[str, object]) -> dict[str, dict]:
                 f"{path}: cells.{shown(name, 60)} is the result of another cell: {ADVICE}"
             )
     return {name: to_builtins(cell) for name, cell in cells.items()}
-
-
-def _write(out: Path, result: dict[str, object]) -> None:
-    write_text(out / FILE_NAME, json.dumps(result, indent=2) + "\n", RESULT)

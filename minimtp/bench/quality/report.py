@@ -7,29 +7,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from minimtp.bench.table_text import aligned
 from minimtp.machine import other_work
 from minimtp.plots import save_plot
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-HEADINGS = ("bits", "method", "held-out nats", "loss", "recovered", "bits/weight", "seconds")
+HEADINGS = ["bits", "method", "held-out nats", "loss", "recovered", "bits/weight", "seconds"]
 Row = Mapping[str, object]
 
 
 def table(rows: Sequence[Row], markdown: bool = False) -> str:
     """Return the rows as aligned text or as a Markdown table."""
-    cells = [_cells(row) for row in rows]
-    if markdown:
-        lines = [HEADINGS, ["---:", "---", *["---:"] * (len(HEADINGS) - 2)], *cells]
-        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    lines = [HEADINGS, *cells]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = []
-    for bits, method, *figures in lines:
-        rest = map(str.rjust, figures, widths[2:])
-        text.append("  ".join([bits.rjust(widths[0]), method.ljust(widths[1]), *rest]))
-    return "\n".join(text)
+    return aligned([HEADINGS, *map(_cells, rows)], markdown, names=2)
 
 
 def _cells(row: Row) -> list[str]:
@@ -64,12 +55,12 @@ def readme(result: Mapping[str, object]) -> str:
     )
 
 
-def draw(rows: Sequence[Row], path: Path) -> Path | None:
+def draw(result: Mapping[str, object], path: Path) -> Path | None:
     """Plot the loss against bits per weight, a line per method; return the path.
 
     Returns None if it cannot be drawn.
     """
-    return save_plot(path, lambda figure: _draw(figure, rows), (8, 5))
+    return save_plot(path, lambda figure: _draw(figure, result["rows"]), (8, 5))
 
 
 def _draw(figure: "Figure", rows: Sequence[Row]) -> None:

@@ -38,7 +38,7 @@ def measure_heads(
         found.append(about)
         rows += points
     result = {"measurement": "heads", "runs": found, "rows": rows}
-    hand_over(result, table(result), out, RESULT, report)
+    hand_over(result, table, out, RESULT, report)
     return result
 
 

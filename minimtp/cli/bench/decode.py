@@ -5,11 +5,11 @@ import argparse
 from minimtp.cli.options.values import number, whole_number
 from minimtp.cli.parser import (
     Commands,
-    Parser,
     add_device,
     add_kernels,
     add_model,
     add_seed,
+    add_small_run,
     use_kernels,
 )
 
@@ -60,15 +60,6 @@ def add_parser(measurements: Commands) -> None:
     add("--out", metavar="DIR", help="also write the results as JSON, and a figure")
     add_device(parser)
     add_kernels(parser)
-
-
-def add_small_run(parser: Parser) -> None:
-    parser.add_argument(
-        "--small",
-        metavar="PATH",
-        help="also draft with this smaller model, which must have the same tokenizer, or with this "
-        "EAGLE-3 head in place of the model's own",
-    )
 
 
 def run(options: argparse.Namespace) -> int:

@@ -2,9 +2,16 @@
 
 import argparse
 
-from minimtp.cli.bench.decode import add_small_run
 from minimtp.cli.options.values import number, whole_number
-from minimtp.cli.parser import Commands, add_device, add_kernels, add_model, add_seed, use_kernels
+from minimtp.cli.parser import (
+    Commands,
+    add_device,
+    add_kernels,
+    add_model,
+    add_seed,
+    add_small_run,
+    use_kernels,
+)
 
 
 def add_parser(measurements: Commands) -> None:

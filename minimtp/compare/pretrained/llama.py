@@ -14,6 +14,7 @@ from minimtp.bench.baselines.llama_cpp.quality import evaluate_llama
 from minimtp.bench.interleaved import Variant
 from minimtp.compare.pretrained.configurations import LLAMA
 from minimtp.compare.pretrained.quality import Quality, by_measure
+from minimtp.compare.pretrained.schema import QualityPart
 from minimtp.compare.pretrained.sizes import Sizes
 from minimtp.compare.result_cache import Figures
 from minimtp.extras import find
@@ -67,7 +68,9 @@ class Llama:
 
         return by_measure(
             {
-                kind: ours.get_part(f"quality of {LLAMA} on {kind}", partial(measure, corpus))
+                kind: ours.get_part(
+                    f"quality of {LLAMA} on {kind}", partial(measure, corpus), QualityPart
+                )
                 for kind, corpus in ours.texts.quality.items()
             }
         )

@@ -12,18 +12,19 @@ from functools import partial
 
 from tqdm import tqdm
 
-from minimtp import kernels
 from minimtp.backend import Device
 from minimtp.backend import numpy as np
-from minimtp.bench.agreement import check_greedy_texts
+from minimtp.bench.agreement import batch_invariant, check_greedy_texts
 from minimtp.bench.interleaved import Speed, Variant, measure_interleaved
 from minimtp.bench.memory import peak_memory
 from minimtp.compare.pretrained.configurations import LLAMA, TITLES
 from minimtp.compare.pretrained.llama import Llama
-from minimtp.compare.pretrained.quality import GetPart, Quality, add_quality_percent
+from minimtp.compare.pretrained.quality import Quality, add_quality_percent
+from minimtp.compare.pretrained.schema import speed_part
 from minimtp.compare.pretrained.sizes import Sizes
 from minimtp.compare.pretrained.texts import Texts
-from minimtp.compare.result_cache import Figures
+from minimtp.compare.result_cache import Figures, GetPart
+from minimtp.compare.schema import by_configuration
 from minimtp.decode.drafters.config import CONFIDENCE
 from minimtp.decode.drafters.deploy import deploy
 from minimtp.decode.drafters.registry import make_drafter
@@ -32,6 +33,7 @@ from minimtp.decode.policy.registry import make_policy
 from minimtp.decode.sampling.params import GREEDY
 from minimtp.formats.load import load
 from minimtp.model.matrix import bits_per_weight, weight_bytes
+from minimtp.records import Positive
 from minimtp.training.run.folder import LoadedRun
 
 DRAFTING = ("mtp", "mtp_qat_int4")
@@ -73,12 +75,13 @@ def measure_configurations(
             "bits_per_weight": results["int4_gptq"]["bits_per_weight"],  # also without heads
         } | llama.quality(quality)
     add_quality_percent(results)
-    memory = get_part("memory", partial(_memory, runs, texts, sizes, device, llama))
+    measure_memory = partial(_memory, runs, texts, sizes, device, llama)
+    memory = get_part("memory", measure_memory, by_configuration(Positive, results))
     for name, figures in results.items():
         figures["memory_bytes"] = memory[name]
     for kind in texts.prompts:
         measure = partial(_speeds, kind, runs, texts, sizes, device, llama)
-        speeds = get_part(f"speed on {kind}", measure)
+        speeds = get_part(f"speed on {kind}", measure, speed_part(results, UNDRAFTED))
         for name, figures in results.items():
             for key, value in speeds[name].items():
                 figures.setdefault(key, {})[kind] = value
@@ -107,7 +110,6 @@ def _speeds(
             stop_tokens=runs["standard"].tokenizer.end_tokens,
             progress=bar.update,
         )
-    batch_invariant = kernels.describe(device.name)[0] == "cpu"
     results = {
         name: _named(speeds[name], speeds["standard"], prompts)
         for name in variants
@@ -119,7 +121,7 @@ def _speeds(
             variants[name],
             prompts,
             speeds[name].texts,
-            allow_ties=not batch_invariant,
+            allow_ties=not batch_invariant(device.name),
             plain=plain.texts,
         )
         results[name] |= {

@@ -5,13 +5,14 @@ kl          the divergence of the predictions from the float model's, in nats pe
 agreement   the share of positions at which both have the same most likely token
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 
 from minimtp.backend import Array, array_module, to_numpy
+from minimtp.compare.pretrained.schema import QualityPart
 from minimtp.compare.pretrained.sizes import Sizes
 from minimtp.compare.pretrained.texts import Texts
-from minimtp.compare.result_cache import Figures
+from minimtp.compare.result_cache import Figures, GetPart
 from minimtp.engine.module import Module
 from minimtp.engine.tensor import Tensor
 from minimtp.model.transformer import LanguageModel
@@ -19,7 +20,6 @@ from minimtp.training.data.corpus import Corpus
 from minimtp.training.evaluate import evaluate_model
 from minimtp.training.run.folder import LoadedRun
 
-GetPart = Callable[..., Figures]  # see ResultCache.get
 MEASURES = ("nats", "kl", "agreement")
 
 
@@ -81,7 +81,9 @@ class Quality:
 
         return by_measure(
             {
-                kind: self.get_part(f"quality of {name} on {kind}", partial(measure, corpus))
+                kind: self.get_part(
+                    f"quality of {name} on {kind}", partial(measure, corpus), QualityPart
+                )
                 for kind, corpus in self.texts.quality.items()
             }
         )

@@ -5,7 +5,7 @@ The same command resumes it, or shows its finished result.
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from minimtp.arguments import (
     whole,
 )
 from minimtp.backend import Device, choose_device, to_numpy
+from minimtp.bench.agreement import require_no_differences
 from minimtp.compare.pretrained.claims import judge, targets
 from minimtp.compare.pretrained.configurations import ConfigurationBuilder
 from minimtp.compare.pretrained.llama import Llama
@@ -35,7 +36,6 @@ from minimtp.compare.pretrained.steps import Steps
 from minimtp.compare.pretrained.texts import open_texts
 from minimtp.compare.result_cache import Figures, ResultCache, as_json
 from minimtp.compare.result_file import CACHE_NAME, finish, read_result, require_same
-from minimtp.compare.run import require_no_differences
 from minimtp.errors import UserError
 from minimtp.files import FileKind, check_file, check_folder, write_text
 from minimtp.machine import available_cores
@@ -122,13 +122,7 @@ def compare_pretrained(
     job = make_job(reference, preset, choose_device(device), threads, seed)
     result = finish_comparison(job, out, report)
     print_report(result, out, report)
-    require_no_differences(
-        [
-            counts
-            for configuration in result["configurations"]
-            for counts in configuration.get("greedy_texts", {}).values()
-        ]
-    )
+    require_equal_texts(result["configurations"])
     return result
 
 
@@ -181,12 +175,12 @@ def _make_and_measure(job: Job, out: Path, report: Callable[[str], None]) -> Fig
         )
     runs = builder.make_all(texts)
 
-    def get_part(part: str, measure: Callable[[], Figures]) -> Figures:
+    def get_part(part: str, measure: Callable[[], Figures], schema: type) -> Figures:
         def timed() -> Figures:
             with steps.step(part.split(" of ")[0].split(" on ")[0]):
                 return measure()
 
-        return cache.get(part, timed)
+        return cache.get(part, timed, schema)
 
     with Llama(runs["mtp_qat_int4"], out, job.sizes) as llama:
         configurations = measure_configurations(
@@ -207,6 +201,11 @@ def _make_and_measure(job: Job, out: Path, report: Callable[[str], None]) -> Fig
         "peak_memory_bytes": steps.peak_memory_bytes,
         "seconds": sum(steps.seconds.values()),
     }
+
+
+def require_equal_texts(configurations: Sequence[Figures]) -> None:
+    """Raise Disagreement if a drafted text differs from plain decoding of the same weights."""
+    require_no_differences([n for c in configurations for n in c.get("greedy_texts", {}).values()])
 
 
 def without_heads(loaded: LoadedRun) -> LoadedRun:

@@ -26,7 +26,7 @@ from minimtp.records import notice
 from minimtp.training.data import texts as named_texts
 from minimtp.training.data.corpus import Corpus, TokenCorpus
 from minimtp.training.run.folder import LoadedRun
-from minimtp.training.self_generated.generate import generate_text
+from minimtp.training.self_generated.generate import write_self_generated
 from minimtp.training.self_generated.mixture import DEFAULT, normalized
 from minimtp.training.self_generated.requests import NAMES, Lengths, Requests, Tokens
 
@@ -102,7 +102,7 @@ def open_texts(
             "User: ... Assistant:"
         )
     folder, options = Path(out, FOLDER), {"threads": threads, "report": report}
-    own = generate_text(
+    own = write_self_generated(
         writer_model,
         Requests(tokenizer, context, seed, sizes.lengths),
         normalized(DEFAULT),
@@ -113,7 +113,7 @@ def open_texts(
     held_out_requests = Requests(
         tokenizer, context, seed, sizes.lengths, held_out=True, sampling=CONVERSATION
     )
-    held_out = generate_text(
+    held_out = write_self_generated(
         reference,
         held_out_requests,
         normalized({"chat": 1}),

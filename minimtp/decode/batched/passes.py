@@ -45,14 +45,12 @@ class BatchedRunner:
         """Process the pending tokens of some texts -> the logits (M, V) after each of them."""
         if self.runner.rows_at_once:
             return self._forward(pending)
-        # One token at a time (model_runner.py), in every text that still has one.
-        logits = [None] * len(pending)
-        for step in range(max(len(part.tokens) for part in pending)):
-            texts = [m for m, part in enumerate(pending) if step < len(part.tokens)]
-            for m in texts:
-                part = pending[m]
-                one = Pending(part.tokens[step : step + 1], part.place, part.start + step)
-                logits[m] = self._forward([one])
+        # One token at a time (model_runner.py).
+        logits = []
+        for tokens, place, start in pending:
+            for step in range(len(tokens)):
+                last = self._forward([Pending(tokens[step : step + 1], place, start + step)])
+            logits.append(last)
         return self.xp.concatenate(logits)
 
     def _forward(self, pending: Sequence[Pending]) -> Array:

@@ -36,99 +36,109 @@ from minimtp.decode.model_runner import ModelRunner
 from minimtp.decode.options import checked_prompt, known_tokens
 from minimtp.model.loaded import LoadedModel
 
-__all__ = ["GeneratedText", "TextRequest", "generate_texts", "prepare"]
-
 MAX_PLACES = 32  # of a thread; more rows would hardly make a pass faster per row
 CACHE_BYTES = 2**30  # of all threads
+Advance = Callable[[int], object]
 
 
-def prepare(loaded: LoadedModel, kv_cache: str | None = None) -> ModelRunner | Decoder:
-    """Prepare a model for `generate_texts`, for callers who generate often.
+class TextGenerator:
+    """Generates many texts with one model, which is prepared once.
 
-    kv_cache: number format of the caches on a CPU, as in `ModelRunner`. On a GPU, where texts are
-    generated one after another, the result is a decoder.
+    kv_cache: number format of the caches on a CPU, as in `ModelRunner`. On a GPU they are those of
+    a `Decoder` by default.
     """
-    if array_module(loaded.model.trunk.final_norm.weight.data) is np:
-        return deploy(loaded.model, kv_cache=kv_cache)[0]
-    return Decoder(loaded, DraftConfig("none", rule="token"))
+
+    def __init__(self, loaded: LoadedModel, kv_cache: str | None = None) -> None:
+        on_cpu = array_module(loaded.model.trunk.final_norm.weight.data) is np
+        self._texts = ManyAtOnce(loaded, kv_cache) if on_cpu else OneByOne(loaded)
+
+    def generate(
+        self,
+        requests: Sequence[TextRequest],
+        threads: int = 1,
+        advance: Advance = lambda tokens: None,
+    ) -> list[GeneratedText]:
+        """Generate the requested texts, in the order of the requests.
+
+        A text ends at an end token of the tokenizer, unless its follow-up comes then, after
+        `max_new_tokens`, where the model's context ends, or in a loop, if its request says so.
+        threads: of the processor. The texts do not depend on it.
+        advance: called with the number of new tokens, for a progress bar.
+
+        Raises UserError if a prompt is empty, too long or of another tokenizer, or if the model is
+        broken.
+        """
+        for request in requests:
+            checked_prompt(request.prompt, self._texts.target)
+            known_tokens(request.follow_up, self._texts.target)  # one that is too long is left out
+        return self._texts.generate(requests, threads, advance) if requests else []
 
 
-def generate_texts(
-    loaded: LoadedModel,
-    requests: Sequence[TextRequest],
-    *,
-    prepared: ModelRunner | Decoder | None = None,
-    threads: int = 1,
-    advance: Callable[[int], object] = lambda tokens: None,
-) -> list[GeneratedText]:
-    """Generate the requested texts, in the order of the requests.
+class ManyAtOnce:
+    """Generates texts on a CPU: a pass covers many of them."""
 
-    A text ends at an end token of the tokenizer, unless its follow-up comes then, after
-    `max_new_tokens`, where the model's context ends, or in a loop, if its request says so.
-    prepared: the result of `prepare`. None: the model is prepared here.
-    threads: of the processor. The texts do not depend on it.
-    advance: called with the number of new tokens, for a progress bar.
+    def __init__(self, loaded: LoadedModel, kv_cache: str | None) -> None:
+        self.target = deploy(loaded.model, kv_cache=kv_cache)[0]
+        self._tokenizer = loaded.tokenizer
 
-    Raises UserError if a prompt is empty, too long or of another tokenizer, or if the model is
-    broken.
-    """
-    if not requests:
-        return []
-    prepared = prepared or prepare(loaded)
-    runner = prepared.target if isinstance(prepared, Decoder) else prepared
-    for request in requests:
-        checked_prompt(request.prompt, runner)
-        known_tokens(request.follow_up, runner)  # one that is too long is left out
-    if isinstance(prepared, Decoder):
-        return _one_by_one(prepared, requests, advance)
-    room = min(max(request.longest for request in requests), runner.context_length)
-    places = _places(runner, room, len(requests), threads)
-    found: list[GeneratedText | None] = [None] * len(requests)
-    queue, lock, stopped = deque(enumerate(requests)), Lock(), Event()
+    def generate(
+        self, requests: Sequence[TextRequest], threads: int, advance: Advance
+    ) -> list[GeneratedText]:
+        runner = self.target
+        room = min(max(request.longest for request in requests), runner.context_length)
+        places = _places(runner, room, len(requests), threads)
+        found: list[GeneratedText | None] = [None] * len(requests)
+        queue, lock, stopped = deque(enumerate(requests)), Lock(), Event()
 
-    def count(tokens: int) -> None:
-        with lock:
-            advance(tokens)
+        def count(tokens: int) -> None:
+            with lock:
+                advance(tokens)
 
-    def work() -> None:
-        batched = BatchedRunner(runner, places, room)
-        worker = Worker(batched, queue, loaded.tokenizer.end_tokens, found.__setitem__, count)
-        try:
-            worker.run(stopped.is_set)
-        except BaseException:
-            stopped.set()  # the other threads end with their pass
-            raise
+        def work() -> None:
+            batched = BatchedRunner(runner, places, room)
+            worker = Worker(batched, queue, self._tokenizer.end_tokens, found.__setitem__, count)
+            try:
+                worker.run(stopped.is_set)
+            except BaseException:
+                stopped.set()  # the other threads end with their pass
+                raise
 
-    if threads == 1:
-        work()
+        if threads == 1:
+            work()
+            return found
+        with ThreadPoolExecutor(threads) as pool:
+            try:
+                for done in [pool.submit(work) for _ in range(threads)]:
+                    done.result()
+            finally:  # Ctrl-C arrives here
+                stopped.set()
         return found
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for done in [pool.submit(work) for _ in range(threads)]:
-                done.result()
-        finally:  # Ctrl-C arrives here
-            stopped.set()
-    return found
 
 
-def _one_by_one(
-    decoder: Decoder, requests: Sequence[TextRequest], advance: Callable[[int], object]
-) -> list[GeneratedText]:
-    """Generate the requested texts with a decoder."""
-    found = []
-    for request in requests:
-        tokens, reason = _continued(decoder, request, request.prompt, request.seed)
-        first_answer, given = None, 0  # given: tokens that the model did not generate
-        if reason == "stop" and request.follows(tokens, already=False):
-            whole = [*request.prompt, *tokens, *request.follow_up[1:]]
-            if len(whole) <= decoder.target.context_length:
-                first_answer, given = len(tokens), len(request.follow_up) - 1
-                seed = row_seed(request.seed, 1)  # the second answer draws other numbers
-                more, reason = _continued(decoder, request, whole, seed)
-                tokens += [*request.follow_up[1:], *more]
-        advance(len(tokens) - given)
-        found.append(GeneratedText(tokens, reason == "stop", first_answer))
-    return found
+class OneByOne:
+    """Generates texts on a GPU: one after another with a decoder."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self._decoder = Decoder(loaded, DraftConfig("none", rule="token"))
+        self.target = self._decoder.target
+
+    def generate(
+        self, requests: Sequence[TextRequest], threads: int, advance: Advance
+    ) -> list[GeneratedText]:
+        found = []
+        for request in requests:
+            tokens, reason = _continued(self._decoder, request, request.prompt, request.seed)
+            first_answer, given = None, 0  # given: tokens that the model did not generate
+            if reason == "stop" and request.follows(tokens, already=False):
+                whole = [*request.prompt, *tokens, *request.follow_up[1:]]
+                if len(whole) <= self.target.context_length:
+                    first_answer, given = len(tokens), len(request.follow_up) - 1
+                    seed = row_seed(request.seed, 1)  # the second answer draws other numbers
+                    more, reason = _continued(self._decoder, request, whole, seed)
+                    tokens += [*request.follow_up[1:], *more]
+            advance(len(tokens) - given)
+            found.append(GeneratedText(tokens, reason == "stop", first_answer))
+        return found
 
 
 def _continued(

@@ -21,11 +21,11 @@ MAX_SECONDS = 0.25  # after this time, two repeats are enough
 GAIN = 1.05  # that makes up for the cores that more threads keep busy
 
 
-def fastest_threads(runner: ModelRunner, limit: int | None = None) -> int:
-    """Return the number of threads, at most `limit` (default: the number of cores), with which the
-    passes of `runner` are fastest. Its cache does not change.
+def fastest_threads(runner: ModelRunner) -> int:
+    """Return the number of threads, at most one per core, with which the passes of `runner` are
+    fastest. Its cache does not change.
     """
-    limit = limit or available_cores()
+    limit = available_cores()
     on_gpu = array_module(runner.final_norm) is not np
     if limit == 1 or on_gpu or runner.weight_bytes < SMALL or not runner.rows_at_once:
         return 1

@@ -17,7 +17,7 @@ from minimtp.backend import Array, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.engine.module import Module
 from minimtp.errors import UserError
-from minimtp.files import FileKind, atomic_write, check_new_folder, new_folder, write_text
+from minimtp.files import FileKind, atomic_write, new_folder, write_text
 from minimtp.formats.exported import Exported
 from minimtp.formats.gguf.vocabulary import content_of, vocabulary_of
 from minimtp.formats.huggingface import config as configuration
@@ -32,7 +32,6 @@ from minimtp.model.loaded import Tokenizer
 from minimtp.model.rotary import parse_scaling
 from minimtp.model.transformer import LanguageModel
 from minimtp.quant.packed_matrix import PackedMatrix
-from minimtp.quant.qat.convert import packed_model
 from minimtp.training.run.tensor_file import write_safetensors
 from minimtp.training.tokenizers.byte_tokenizer import ByteTokenizer
 from minimtp.training.tokenizers.file_tokenizer import FileTokenizer
@@ -155,22 +154,6 @@ def _beginning(tokens: Sequence[int], names: Mapping[int, str]) -> dict[str, obj
         "pair": [*marks, first, second],
         "special_tokens": special,
     }
-
-
-def write_huggingface(
-    path: str | Path, model: LanguageModel, tokenizer: Tokenizer, dtype: str = "float32"
-) -> Exported:
-    """Write the trunk of a model and its tokenizer to a new folder.
-
-    dtype: one of DTYPES. Raises UserError if no family of transformers fits the model, or if the
-    folder cannot be written.
-    """
-    model, path = packed_model(model), Path(path)
-    check_new_folder(path)
-    content = model_content(model, tokenizer, dtype)
-    with written(path, content):
-        pass
-    return exported(path, content, caveats(model, dtype))
 
 
 class Content(NamedTuple):

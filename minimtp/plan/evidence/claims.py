@@ -66,9 +66,9 @@ def _candidates(name: str, card: str, settings: Settings) -> dict[str, Candidate
     return {c.name: c for c in candidates(model(name), hardware(card), settings)}
 
 
-def _speed(candidate: Candidate, batch: int, settings: Settings, devices: int = 1) -> float:
+def _speed(candidate: Candidate, batch: int, settings: Settings) -> float:
     """Tokens per second of one request, of decoding alone."""
-    cost = candidate.cost(devices)
+    cost = candidate.cost(1)
     return best_round(cost, candidate.acceptance, batch, settings.context).tokens_per_second
 
 

@@ -290,7 +290,7 @@ def _generate_corpus(
             "then resume with mpirun and --resume"
         )
     # The imports are here because this is the only part of training that needs the decoder.
-    from minimtp.training.self_generated.generate import generate_text
+    from minimtp.training.self_generated.generate import write_self_generated
     from minimtp.training.self_generated.mixture import OWN_TEXT, normalized
     from minimtp.training.self_generated.requests import Requests
 
@@ -301,7 +301,7 @@ def _generate_corpus(
     folder, context = writer.folder / SELF_GENERATED, run.config.context_length
     requests = Requests(run.tokenizer, context, seed, own_text=corpus)
     tokens, mixture = start.self_generated, normalized(OWN_TEXT)
-    generate_text(run, requests, mixture, folder, tokens, threads=available_cores())
+    write_self_generated(run, requests, mixture, folder, tokens, threads=available_cores())
     generated = open_corpus([folder], corpus.tokenizer)
     generated.more = "raise --self-generated"
     return generated

@@ -19,9 +19,7 @@ from minimtp.arguments import THREADS, whole
 from minimtp.backend import numpy as np
 from minimtp.backend import to_numpy
 from minimtp.decode.batched.request import GeneratedText, TextRequest
-from minimtp.decode.batched.texts import generate_texts, prepare
-from minimtp.decode.decoder import Decoder
-from minimtp.decode.model_runner import ModelRunner
+from minimtp.decode.batched.texts import TextGenerator
 from minimtp.errors import UserError
 from minimtp.files import OneWriter, kind_at
 from minimtp.model.loaded import LoadedModel
@@ -71,7 +69,7 @@ class Generated:
     seconds: float
 
 
-def generate_text(
+def write_self_generated(
     model: LoadedModel,
     requests: Requests,
     mixture: Mixture,
@@ -173,11 +171,11 @@ class _Work:
         return self.model.tokenizer.vocabulary_size
 
     @cached_property
-    def prepared(self) -> ModelRunner | Decoder:
+    def generator(self) -> TextGenerator:
         """The model, prepared once for all parts. Most of the time is spent on reading the caches
         of the texts, so on the CPU they are in float16.
         """
-        return prepare(self.model, "float16")
+        return TextGenerator(self.model, "float16")
 
     def finish(self, tokens: int) -> Generated:
         """Generate the parts that are missing for this many tokens."""
@@ -249,12 +247,8 @@ class _Work:
         first = next_requests(found)
         counts = self._counts_before_the_next(found, first) or self._plan(found.kinds, tokens)
         requests = self.requests_of(counts, first)
-        new = generate_texts(
-            self.model,
-            [request for _, request in requests],
-            prepared=self.prepared,
-            threads=self.threads,
-            advance=bar.update,
+        new = self.generator.generate(
+            [request for _, request in requests], self.threads, bar.update
         )
         written = [
             _text(kind, request, text) for (kind, request), text in zip(requests, new, strict=True)

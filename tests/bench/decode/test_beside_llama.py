@@ -59,7 +59,7 @@ def test_a_gguf_file_is_measured_as_it_is(run, library, tmp_path, monkeypatch):
 
 
 def test_without_llama_cpp_or_with_impossible_threads_the_command_says_so(run, monkeypatch):
-    with pytest.raises(UserError, match="threads must be at least 1"):
+    with pytest.raises(UserError, match="threads must be a whole number from 1 to 256, not 0"):
         measure_beside_llama(run, threads=(1, 0))
     monkeypatch.setenv(process.VARIABLE, f"{sys.executable}.missing")
     with pytest.raises(UserError, match=r"cannot be used in .*missing, which MINIMTP_LLAMA"):

@@ -68,10 +68,10 @@ def test_a_share_compares_reading_the_weights_with_the_pass_on_one_thread(run):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"threads": [0]}, "threads must be at least 1"),
-        ({"cached": [10**6]}, "cached must be at least 1 and at most"),
-        ({"rounds": 0}, "rounds must be at least 1"),
-        ({"seed": -1}, "seed must be at least 0"),
+        ({"threads": [0]}, "threads must be a whole number from 1"),
+        ({"cached": [10**6]}, "cached must be a whole number from 1 to"),
+        ({"rounds": 0}, "rounds must be a whole number from 1"),
+        ({"seed": -1}, "seed must be a whole number from 0"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(run, tmp_path, options, message):

@@ -40,10 +40,10 @@ def test_shares_are_of_the_output_layer(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"vocabulary_size": 63}, "vocabulary_size must be at least 64"),
-        ({"vocabulary_size": 2**20 + 1}, "at most 1048576"),
-        ({"rounds": 0}, "rounds must be at least 1"),
-        ({"seed": -1}, "seed must be at least 0"),
+        ({"vocabulary_size": 63}, "vocabulary_size must be a whole number from 64 to 1048576"),
+        ({"vocabulary_size": 2**20 + 1}, "from 64 to 1048576, not 1048577"),
+        ({"rounds": 0}, "rounds must be a whole number from 1"),
+        ({"seed": -1}, "seed must be a whole number from 0"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(tmp_path, options, message):

@@ -99,8 +99,8 @@ def test_a_text_that_is_not_installed_is_left_out_with_the_reason(run, monkeypat
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--prompts", "0"], "prompts must be at least 1"),
-        (["--max-new-tokens", "1M"], "max new tokens must be at least 1 and at most"),
+        (["--prompts", "0"], "prompts must be a whole number from 1"),
+        (["--max-new-tokens", "1M"], "max new tokens must be a whole number from 1 to 10000"),
         (["--temperatures", "-1"], "temperature must be 0"),
         (["--texts", "poetry"], "--texts must be one of"),
         (["--small", "nowhere"], "nowhere"),
@@ -133,7 +133,7 @@ def test_a_draft_model_with_another_tokenizer_is_refused(run, tmp_path, monkeypa
 
 
 def test_results_are_saved_before_their_table_is_printed(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(speed, "table", Mock(side_effect=BrokenPipeError))
+    monkeypatch.setattr(speed, "tables", Mock(side_effect=BrokenPipeError))
     options = dict(temperatures=[0.0], texts=["random"], out=tmp_path, report=lambda line: None)
     with pytest.raises(BrokenPipeError):
         speed.measure_decoding(run, sizes=prompts.Sizes(1, 6, 6, 1), **options)

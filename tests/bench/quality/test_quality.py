@@ -146,7 +146,7 @@ def test_the_stored_quantiles_are_the_quantiles_of_students_t_distribution():
         (["--bits", "5"], "bits must be among 8, 4, 3, 2, not 5"),
         (["--bits", "4,4"], "none twice"),
         (["--bits", "four"], "not a number"),
-        (["--seeds", "0"], "seeds must be at least 1"),
+        (["--seeds", "0"], "seeds must be a whole number from 1 to 10, not 0"),
         (["--preset", "laptop"], "preset must be one of tiny, quick"),
         (["--corpus", "missing.txt"], "missing.txt"),
     ],

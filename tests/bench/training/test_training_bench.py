@@ -311,10 +311,10 @@ def test_results_are_saved_before_their_table_is_printed(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--steps", "0"], "steps must be at least 1"),
-        (["--rounds", "-1"], "rounds must be at least 1"),
-        (["--threads", "0"], "threads must be at least 1"),
-        (["--threads", "1M"], "threads must be at least 1 and at most"),
+        (["--steps", "0"], "steps must be a whole number from 1"),
+        (["--rounds", "-1"], "rounds must be a whole number from 1"),
+        (["--threads", "0"], "threads must be a whole number from 1"),
+        (["--threads", "1M"], "threads must be a whole number from 1 to"),
         (["--steps", "2.5"], "not a whole number"),
         (["--preset", "tyni"], "--preset must be one of"),
         (["--out", "."], ". is a folder"),

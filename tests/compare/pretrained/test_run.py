@@ -2,15 +2,18 @@
 
 import json
 import shutil
+from unittest.mock import Mock
 
 import pytest
 
 import minimtp
+from minimtp.bench.interleaved import measure_interleaved
 from minimtp.cli import main
-from minimtp.compare.pretrained import configurations, measurement, run
+from minimtp.compare.pretrained import configurations, measurement, quality, run
 from minimtp.compare.pretrained.configurations import LLAMA, TITLES
 from minimtp.errors import UserError
 from minimtp.records import without_nan
+from minimtp.training.evaluate import evaluate_model
 from minimtp.training.run.interrupt import Interrupted
 
 KINDS = ("code", "prose", "chat", "edit")
@@ -95,6 +98,51 @@ def test_an_interrupted_comparison_continues_with_what_is_missing(
     assert trained == ["mtp", "mtp"]
     for ours, first in zip(result["configurations"], finished[1]["configurations"], strict=True):
         assert ours["nats"] == first["nats"]
+
+
+def test_a_damaged_part_of_measured_json_is_measured_again_and_the_others_are_not(
+    pretrained, finished, tmp_path, monkeypatch
+):
+    out = tmp_path / "out"
+    shutil.copytree(finished[0], out)
+    (out / "compare.json").unlink()
+    speeds = []
+
+    def interrupted(variants, prompts, **options):
+        speeds.append(prompts)
+        if len(speeds) == len(KINDS):
+            raise KeyboardInterrupt
+        return measure_interleaved(variants, prompts, **options)
+
+    monkeypatch.setattr(measurement, "measure_interleaved", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        compare(pretrained, out)
+    path = out / "measured.json"
+    content = json.loads(path.read_text())
+    parts = content["parts"]
+    parts["quality of int4_rtn on code"]["nats"] = "a lot"
+    parts["quality of int4_gptq on chat"] = []
+    parts["memory"]["mtp"] = -1
+    del parts["speed on code"]["mtp"]["greedy_texts"]
+    path.write_text(json.dumps(content))
+
+    evaluate = Mock(side_effect=evaluate_model)
+    monkeypatch.setattr(quality, "evaluate_model", evaluate)
+    lines = []
+    result = compare(pretrained, out, lines.append)
+    assert evaluate.call_count == 2
+    assert len(speeds) == len(KINDS) + 2  # on code, and on the kind that was interrupted
+    assert [line for line in lines if line.endswith("is measured again")] == [
+        f'{path}: nats is "a lot", but must be a number: quality of int4_rtn on code is measured '
+        "again",
+        f"{path}: the file holds a list of 0, but must be an object: quality of int4_gptq on chat "
+        "is measured again",
+        f"{path}: mtp is -1, but must be a whole number of at least 1: memory is measured again",
+        f"{path}: mtp.greedy_texts is missing: speed on code is measured again",
+    ]
+    for ours, first in zip(result["configurations"], finished[1]["configurations"], strict=True):
+        assert ours.keys() == first.keys()
+        assert all(ours[key] == first[key] for key in ("nats", "kl", "agreement"))
 
 
 def test_a_folder_of_another_comparison_is_refused(pretrained, finished, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 
 from minimtp.backend import numpy as np
 from minimtp.compare.pretrained.texts import TINY_SIZES, open_texts
+from minimtp.decode.batched.texts import TextGenerator
 from minimtp.training.data import texts as named_texts
 from minimtp.training.data.split import is_held_out
 from minimtp.training.self_generated import generate
@@ -43,7 +44,7 @@ def corpora(texts):
 
 def test_texts_are_read_from_the_disk_and_not_written_again(chat, tmp_path, monkeypatch):
     first = opened(chat, tmp_path)
-    monkeypatch.setattr(generate, "generate_texts", lambda *a, **k: pytest.fail("written again"))
+    monkeypatch.setattr(TextGenerator, "generate", lambda *a: pytest.fail("written again"))
     again = opened(chat, tmp_path)
     for name, corpus in corpora(first).items():
         assert corpus.fingerprint == corpora(again)[name].fingerprint
@@ -54,14 +55,18 @@ def test_texts_are_read_from_the_disk_and_not_written_again(chat, tmp_path, monk
 
 def test_only_the_reference_writes_the_held_out_conversations(chat, tmp_path, monkeypatch):
     writers = {}
-    generate_texts = generate.generate_texts
 
-    def recorded(model, requests, **options):
-        for request in requests:
-            writers[bytes(t % 256 for t in request.prompt)] = model
-        return generate_texts(model, requests, **options)
+    class Recorded(TextGenerator):
+        def __init__(self, model, kv_cache):
+            super().__init__(model, kv_cache)
+            self.model = model
 
-    monkeypatch.setattr(generate, "generate_texts", recorded)
+        def generate(self, requests, *others):
+            for request in requests:
+                writers[bytes(t % 256 for t in request.prompt)] = self.model
+            return super().generate(requests, *others)
+
+    monkeypatch.setattr(generate, "TextGenerator", Recorded)
     writer = model_with(ChatBytes(), seed=1)
     opened(chat, tmp_path, writer)
     held_out = {text.encode() for text in first_messages(1000, 0, held_out=True)}

@@ -7,12 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minimtp.backend import numpy as np
-from minimtp.decode.batched import texts as texts_module
 from minimtp.decode.batched.loops import EVERY, WINDOWS, ends_in_a_loop, is_repetitive
-from minimtp.decode.batched.texts import TextRequest, generate_texts
+from minimtp.decode.batched.texts import TextRequest
 from minimtp.decode.sampling.params import GREEDY, SamplingParams
 from minimtp.training.tokenizers.byte_tokenizer import ByteTokenizer
-from tests.decode.batched.test_texts import decoder_of, random_model
+from tests.decode.batched.test_texts import generate_one_by_one, generate_texts, random_model
 
 SHORT, LONG = WINDOWS
 
@@ -60,7 +59,7 @@ def test_a_text_in_a_loop_is_the_beginning_of_the_whole_text(one_by_one, monkeyp
     requests = [replace(request, ends_in_loops=True) for request in whole]
     monkeypatch.setattr(ByteTokenizer, "end_tokens", ())
     if one_by_one:
-        found = texts_module._one_by_one(decoder_of(model), requests, lambda tokens: None)
+        found = generate_one_by_one(model, requests)
     else:
         found = generate_texts(model, requests, threads=2)
     ended = 0
@@ -80,7 +79,7 @@ def test_the_question_between_two_answers_does_not_count_as_a_loop(one_by_one, m
         TextRequest([n], 40, follow_up=(first[n], *[7] * 40), ends_in_loops=True) for n in range(20)
     ]
     if one_by_one:
-        found = texts_module._one_by_one(decoder_of(model), requests, lambda tokens: None)
+        found = generate_one_by_one(model, requests)
     else:
         found = generate_texts(model, requests)
     whole = generate_texts(model, [replace(request, ends_in_loops=False) for request in requests])

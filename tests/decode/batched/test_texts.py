@@ -7,7 +7,7 @@ import pytest
 from minimtp import kernels
 from minimtp.backend import numpy as np
 from minimtp.decode.batched import texts as texts_module
-from minimtp.decode.batched.texts import TextRequest, generate_texts
+from minimtp.decode.batched.texts import OneByOne, TextGenerator, TextRequest
 from minimtp.decode.decoder import Decoder
 from minimtp.decode.drafters.config import DraftConfig
 from minimtp.decode.drafters.deploy import deploy
@@ -31,8 +31,12 @@ SAMPLINGS = [
 ]
 
 
-def decoder_of(model):
-    return Decoder(model, DraftConfig("none", rule="token"))
+def generate_texts(model, requests, **options):
+    return TextGenerator(model).generate(requests, **options)
+
+
+def generate_one_by_one(model, requests):
+    return OneByOne(model).generate(requests, 1, lambda tokens: None)
 
 
 def random_model(kind="float", context=96, seed=0):
@@ -97,10 +101,8 @@ def test_a_greedy_text_with_a_rounded_cache_is_that_of_a_decoder_with_one(kv_cac
     model = random_model("int4")
     requests = [TextRequest(r.prompt, r.max_new_tokens) for r in some_requests()]
     decoder = Decoder(model, DraftConfig("none"), kv_cache=kv_cache)
-    runner = deploy(model.model, kv_cache=kv_cache)[0]
-    for request, text in zip(
-        requests, generate_texts(model, requests, prepared=runner), strict=True
-    ):
+    found = TextGenerator(model, kv_cache).generate(requests)
+    for request, text in zip(requests, found, strict=True):
         expected = decoder.generate(request.prompt, max_new_tokens=request.max_new_tokens)
         assert text.tokens == list(expected)
 
@@ -131,7 +133,7 @@ def test_a_follow_up_comes_after_an_answer_that_ends_and_the_model_goes_on(monke
     follow_up = (end, 40, 41)
     asked = [TextRequest(r.prompt, 12, follow_up=follow_up) for r in requests]
     if one_by_one:
-        found = texts_module._one_by_one(decoder_of(model), asked, lambda tokens: None)
+        found = generate_one_by_one(model, asked)
     else:
         found = generate_texts(model, asked, threads=2)
     followed = 0

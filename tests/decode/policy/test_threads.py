@@ -48,20 +48,23 @@ def test_the_fastest_number_is_chosen_if_it_gains_enough(
     runner.weight_bytes = threads.SMALL
     runner.rows_at_once = True
     monkeypatch.setattr(threads, "_seconds", lambda _, a, b: (seconds[a], seconds[b]))
-    assert fastest_threads(runner, limit) == expected
+    monkeypatch.setattr(threads, "available_cores", lambda: limit)
+    assert fastest_threads(runner) == expected
 
 
 def test_a_small_model_uses_one_thread_without_any_measurement(runner, monkeypatch):
     monkeypatch.setattr(threads, "_seconds", None)
     assert runner.weight_bytes < threads.SMALL
-    assert fastest_threads(runner, 64) == 1
+    monkeypatch.setattr(threads, "available_cores", lambda: 64)
+    assert fastest_threads(runner) == 1
 
 
 @needs_numba
-def test_measuring_leaves_the_runner_as_it_was(runner):
+def test_measuring_leaves_the_runner_as_it_was(runner, monkeypatch):
+    monkeypatch.setattr(threads, "available_cores", lambda: 2)
     runner.forward(np.array([1, 2, 3]))
     runner.weight_bytes = threads.SMALL
-    assert fastest_threads(runner, 2) in (1, 2)
+    assert fastest_threads(runner) in (1, 2)
     assert (runner.length, runner.threads) == (3, 1)
 
 

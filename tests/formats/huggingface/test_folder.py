@@ -9,7 +9,7 @@ import pytest
 import minimtp
 from minimtp.backend import numpy as np
 from minimtp.errors import UserError
-from minimtp.formats.huggingface.writer import as_file_tokenizer, write_huggingface
+from minimtp.formats.huggingface.writer import as_file_tokenizer
 from minimtp.kernels.plain.bfloat16 import from_bfloat16_bits, to_bfloat16_bits
 from minimtp.model.tokenizer import same_tokens
 from minimtp.quant.ptq.methods import round_to_nearest
@@ -44,7 +44,7 @@ def logits(loaded):
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_a_folder_survives_being_loaded_and_written_again(name, tmp_path):
     first = minimtp.load(whole_folder(tmp_path / "first", name))
-    write_huggingface(tmp_path / "second", first.model, first.tokenizer)
+    minimtp.export(first, tmp_path / "second")
     second = minimtp.load(tmp_path / "second")
     assert logits(second).tobytes() == logits(first).tobytes()
     assert second.config == first.config
@@ -65,7 +65,7 @@ def test_transformers_loads_what_was_written_and_computes_the_same(dtype, quanti
     model = loaded.model
     if quantized:
         model = round_to_nearest(model, QuantizationSpec(weights="q8_0", activations="none"))
-    write_huggingface(tmp_path / "out", model, loaded.tokenizer, dtype)
+    minimtp.export(replace(loaded, model=model), tmp_path / "out", dtype)
     peer = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path / "out", dtype=torch.float32, attn_implementation="eager"
     )
@@ -106,7 +106,7 @@ def test_tokens_that_the_tokenizer_adds_before_a_text_are_begin_tokens(tmp_path)
     (folder / "tokenizer.json").write_text(json.dumps(content))
     loaded = minimtp.load(folder)
     assert loaded.tokenizer.begin_tokens == (256,)
-    write_huggingface(tmp_path / "out", loaded.model, loaded.tokenizer)
+    minimtp.export(loaded, tmp_path / "out")
     assert minimtp.load(tmp_path / "out").tokenizer.begin_tokens == (256,)
 
 

@@ -6,7 +6,7 @@ from minimtp.backend import numpy as np
 from minimtp.training.build import build_model
 from minimtp.training.recipe import Recipe
 from minimtp.training.run.folder import LoadedRun
-from minimtp.training.self_generated.generate import generate_text
+from minimtp.training.self_generated.generate import write_self_generated
 from minimtp.training.self_generated.mixture import parse_mixture
 from minimtp.training.self_generated.requests import Lengths, Requests
 from minimtp.training.tokenizers.byte_tokenizer import ByteTokenizer
@@ -63,7 +63,7 @@ def generated(model, out, tokens=900, *, seed=0, mixture=MIXTURE, lengths=SHORT,
     """Let a model generate short texts. options: of `Requests`, and threads and report."""
     settings = {name: options.pop(name) for name in ("threads", "report") if name in options}
     requests = Requests(model.tokenizer, model.config.context_length, seed, lengths, **options)
-    return generate_text(model, requests, mixture, out, tokens, **settings).texts
+    return write_self_generated(model, requests, mixture, out, tokens, **settings).texts
 
 
 def contents(folder):

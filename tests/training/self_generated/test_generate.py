@@ -7,6 +7,7 @@ import pytest
 
 from minimtp.backend import numpy as np
 from minimtp.decode.batched.request import GeneratedText
+from minimtp.decode.batched.texts import TextGenerator
 from minimtp.errors import UserError
 from minimtp.files import writing
 from minimtp.training.data.corpus import Corpus
@@ -60,7 +61,7 @@ def test_a_stop_at_any_write_or_in_any_part_leaves_text_that_the_same_command_co
     whole, move, work = (
         contents(tmp_path / "whole"),
         writing.move_into_place,
-        generate.generate_texts,
+        TextGenerator.generate,
     )
     writes = []
     monkeypatch.setattr(writing, "move_into_place", lambda *a: (writes.append(0), move(*a))[1])
@@ -80,7 +81,7 @@ def test_a_stop_at_any_write_or_in_any_part_leaves_text_that_the_same_command_co
     for number in range(len(whole) - 1):
         out = tmp_path / f"ctrl-c {number}"
         with monkeypatch.context() as patched:
-            patched.setattr(generate, "generate_texts", stops_at(number, work, KeyboardInterrupt()))
+            patched.setattr(TextGenerator, "generate", stops_at(number, work, KeyboardInterrupt()))
             with pytest.raises(KeyboardInterrupt, match="run the same command again"):
                 generated(out)
         generated(out)
@@ -152,13 +153,13 @@ def test_after_two_damaged_parts_no_text_is_there_twice(chat, tmp_path, monkeypa
     for number in (0, 1):
         path = tmp_path / f"part-{number:05}.json"
         path.write_bytes(path.read_bytes()[:-9])
-    generate_part = generate.generate_texts
-    monkeypatch.setattr(generate, "generate_texts", stops_at(2, generate_part, KeyboardInterrupt()))
+    generate_part = TextGenerator.generate
+    monkeypatch.setattr(TextGenerator, "generate", stops_at(2, generate_part, KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         generated(chat, tmp_path, 1500)
     with pytest.raises(UserError, match="does not continue the part before it"):
         read_texts(tmp_path, chat.tokenizer)
-    monkeypatch.setattr(generate, "generate_texts", generate_part)
+    monkeypatch.setattr(TextGenerator, "generate", generate_part)
     texts = generated(chat, tmp_path, 1500, report=said.append).texts
     assert any("does not continue the part before it" in line for line in said)
     prompts = [(text.kind, tuple(text.prompt), tuple(text.tokens)) for text in texts]
@@ -169,7 +170,7 @@ def test_the_tokens_that_were_generated_are_those_of_the_model_alone(chat, tmp_p
     """And not those of a user's second message, which is part of the text."""
     numbers = iter(range(10**6))
 
-    def answered(model, requests, **options):
+    def answered(generator, requests, *others):
         texts = []
         for request in requests:
             answer = [next(numbers) % 256 for _ in range(12)]
@@ -179,9 +180,9 @@ def test_the_tokens_that_were_generated_are_those_of_the_model_alone(chat, tmp_p
             texts.append(GeneratedText(tokens, True, first))
         return texts
 
-    monkeypatch.setattr(generate, "generate_texts", answered)
+    monkeypatch.setattr(TextGenerator, "generate", answered)
     requests = Requests(chat.tokenizer, chat.config.context_length, 0, SHORT)
-    result = generate.generate_text(chat, requests, helpers.MIXTURE, tmp_path, 900)
+    result = generate.write_self_generated(chat, requests, helpers.MIXTURE, tmp_path, 900)
     texts = result.texts.texts
     assert any(text.second_answer for text in texts)
     expected = sum(13 if text.second_answer is None else 26 for text in texts)

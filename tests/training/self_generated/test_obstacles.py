@@ -71,7 +71,7 @@ def test_a_stray_part_of_any_number_is_refused_instead_of_generating_all_before_
     content = part_path(own, 0).read_text() if content == "a part" else content
     part_path(own, number).write_text(content)
     before = contents(own)
-    monkeypatch.setattr(generate, "generate_texts", must_not_run)
+    monkeypatch.setattr(generate.TextGenerator, "generate", must_not_run)
     with pytest.raises(UserError, match=f"part-{number}.json .*move"):
         generated(own)
     assert contents(own) == before
@@ -93,7 +93,7 @@ def test_whatever_is_in_the_way_of_a_part_is_found_before_any_text_is_generated(
     part_path(own, 0).unlink()
     part_path(own, 1).unlink()
     plant(obstacle, part_path(own, 1))
-    monkeypatch.setattr(generate, "generate_texts", must_not_run)
+    monkeypatch.setattr(generate.TextGenerator, "generate", must_not_run)
     with pytest.raises(UserError, match="part-00001.json"):
         generated(own)
 

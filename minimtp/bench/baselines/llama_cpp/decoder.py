@@ -28,13 +28,12 @@ def decoder_of(
     tokenizer: Tokenizer | None = None,
     *,
     exact: bool = False,
-    threads: int = 1,
     context: int | None = None,
 ) -> "LlamaDecoder | LlamaProcess":
     """Return a decoder of the trunk of `model` in llama.cpp, through a temporary file.
 
-    tokenizer: that of the model (None: the tokens are bytes). exact, threads, context: see
-    `Session`. Raises UserError if GGUF cannot store the model, and otherwise as `LlamaDecoder` and
+    tokenizer: that of the model (None: the tokens are bytes). exact, context: see `Session`.
+    Raises UserError if GGUF cannot store the model, and otherwise as `LlamaDecoder` and
     `LlamaProcess` do.
     """
     here = not os.environ.get(VARIABLE) and importlib.util.find_spec("llama_cpp") is not None
@@ -42,7 +41,7 @@ def decoder_of(
     with tempfile.TemporaryDirectory(prefix="minimtp-") as folder:
         path = Path(folder, "trunk.gguf")
         write_gguf(path, model, tokenizer or ByteTokenizer(), "trunk")
-        return decoder(path, exact=exact, threads=threads, context=context)
+        return decoder(path, exact=exact, context=context)
 
 
 class LlamaDecoder:
