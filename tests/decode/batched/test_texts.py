@@ -10,7 +10,6 @@ from minimtp.decode.batched import texts as texts_module
 from minimtp.decode.batched.texts import OneByOne, TextGenerator, TextRequest
 from minimtp.decode.decoder import Decoder
 from minimtp.decode.drafters.config import DraftConfig
-from minimtp.decode.drafters.deploy import deploy
 from minimtp.decode.sampling.params import GREEDY, SamplingParams
 from minimtp.errors import UserError
 from minimtp.quant.qat.convert import convert
