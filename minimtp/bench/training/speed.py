@@ -234,7 +234,8 @@ def _result(
         versions |= about["versions"]
     return {
         "measurement": "train", "preset": preset, "recipe": plan.recipe.to_dict(),
-        "parameters": plan.recipe.trunk_parameters(), "tokens_per_step": plan.tokens_per_step,
+        "parameters": plan.recipe.trunk_parameters(),
+        "tokens_per_step": plan.recipe.tokens_per_step,
         "steps": plan.steps, "rounds": plan.rounds, "threads": plan.threads,
         "device": plan.device.name, "precision": precision, "operations_per_token": per_token,
         "sgemm_gflops" if on_cpu else "matrix_gflops": peak, "implementations": implementations,
