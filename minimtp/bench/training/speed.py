@@ -38,7 +38,6 @@ per token (2 forward, 4 backward). Norms and the lookup in the token table count
 Recomputed operations count once.
 """
 
-import json
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -49,16 +48,17 @@ from pathlib import Path
 from tqdm import tqdm
 
 from minimtp import machine
+from minimtp.arguments import whole
 from minimtp.backend import Device, choose_device, empty_gpu_pool
 from minimtp.backend import numpy as np
 from minimtp.bench import gpu
-from minimtp.bench.json_lines import result_file
+from minimtp.bench.json_lines import hand_over, indented, result_file
 from minimtp.bench.training.implementations import BASELINES, EXTRA_TOKENS, OTHERS, OURS
 from minimtp.bench.training.report import table
 from minimtp.bench.training.worker import UNCOUNTED, Round, Worker, start_workers
 from minimtp.engine.precision import require
 from minimtp.errors import MeasurementFailed, UserError
-from minimtp.files import check_file, write_text
+from minimtp.files import check_file
 from minimtp.machine import available_cores
 from minimtp.training import presets
 from minimtp.training.data.corpus import Corpus, open_corpus
@@ -140,11 +140,7 @@ def measure_training(
         measured = _measure(workers, plan)
         abouts = {name: worker.about for name, worker in workers.items()}
     result = _result(preset, plan, measured, abouts, missing, load)
-    if out is not None:
-        write_text(out, json.dumps(result, indent=2) + "\n", RESULT)
-    report(table(result))
-    if out is not None:
-        report(f"saved {out}")
+    hand_over(result, table, out, RESULT, report, encode=indented)
     return result
 
 
@@ -155,10 +151,9 @@ def _plan(
     if device != "cpu" and threads is not None:
         raise UserError("--threads is for the CPU only: leave it out, or measure with --device cpu")
     threads = (available_cores() if device == "cpu" else 1) if threads is None else threads
-    limits = {"steps": 10_000, "rounds": 1_000, "threads": available_cores()}
-    for (name, maximum), value in zip(limits.items(), (steps, rounds, threads), strict=True):
-        if not 1 <= value <= maximum:
-            raise UserError(f"{name} must be at least 1 and at most {maximum}, not {value}")
+    whole(1, 10_000)("steps", steps)
+    whole(1, 1_000)("rounds", rounds)
+    whole(1, available_cores())("threads", threads)
     chosen = choose_device(device)
     recipe = presets.preset(preset, precision=precision)
     require(precision, chosen)

@@ -41,9 +41,9 @@ def draft_chain(follow, choose, token, depth, min_confidence):
     """
     tokens, confidence = [], 1.0
     for index in range(depth):
-        logits, max_probability = follow(token)
+        logits, probability = follow(token)
         if min_confidence:  # reading the probability waits for the GPU
-            confidence *= float(max_probability)
+            confidence *= float(probability)
             if confidence < min_confidence:
                 break
         token = choose(logits, index)
@@ -55,8 +55,9 @@ def argmax_chain(follow, state, token, depth, min_confidence, noise, shaping, to
     """Return up to `depth` drafts, int64 (K,) on the host: argmax(logits), or with noise (depth, V)
     float64 argmax(scores + noise), with the scores of `scores_of`. Ties go to the lowest id.
 
-    state: an array on the device of the computation. follow: as for `draft_chain`. shaping:
-    temperature, top_k and top_p. tokens: the tokens (V',) of the logits; None means all.
+    state: an array on the device of the computation. token: the id of the token before the draft.
+    follow: as for `draft_chain`. shaping: temperature, top_k and top_p. tokens: the tokens (V',) of
+    the logits; None means all.
     """
     xp = array_module(state)
     noise = None if noise is None else noise_of(tokens, xp.asarray(noise))
