@@ -95,6 +95,7 @@ def choose_kernels(monkeypatch):
 EXERCISES = sorted(Path(__file__).resolve().parent.parent.glob("lessons/lesson*/exercise.py"))
 MESSAGE_LINES = 8  # of an error in an exercise
 MAX_SECONDS = 60  # of processor time for one test of an exercise
+REPORTED = set()  # the tests, without their parameters, and the messages of reported failures
 
 
 class TooLong(BaseException):
@@ -154,7 +155,8 @@ def pytest_runtest_call(item):
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
     """With --mine, report an open exercise not as a failure but as one line that says what to
-    write, and a failure as one short message.
+    write, and a failure as one short message. Failures of a test with other parameters, or with the
+    same message, are only counted.
     """
     outcome = yield
     if not item.config.getoption("--mine") or call.excinfo is None:
@@ -165,9 +167,15 @@ def pytest_runtest_makereport(item, call):
         report.still_open = f"{item.nodeid.partition('::')[0]} - {still_open[0]}"
     elif report.failed:
         report.longrepr = short_message(errors[0])
+        same = {item.nodeid.partition("[")[0], report.longrepr}
+        if same & REPORTED:
+            report.is_alike = True
+        REPORTED.update(same)
 
 
 def pytest_report_teststatus(report):
+    if hasattr(report, "is_alike"):
+        return "more like them", "F", "FAILED"
     return ("open", "o", "OPEN") if hasattr(report, "still_open") else None
 
 

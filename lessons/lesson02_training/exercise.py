@@ -8,8 +8,10 @@ from minimtp.training.recipe import Recipe
 
 
 def cross_entropy_backward(logits: Array, targets: Array, log_sum_exp: Array, grad: Array) -> Array:
-    """Gradient of `cross_entropy`: grad (N,) -> (softmax - one-hot) * grad, (N, V); 0 for ignored
-    rows.
+    """Gradient of `cross_entropy`: (softmax - one-hot) * grad, (N, V); 0 for ignored rows.
+
+    logits (N, V), targets (N,) integers, -1 for ignored rows, log_sum_exp of each row's logits
+    (N,), grad of each row's loss (N,). The arguments are not changed.
     """
     raise NotImplementedError("lesson 2: return the gradient with respect to the logits")
 

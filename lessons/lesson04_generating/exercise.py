@@ -94,10 +94,10 @@ class KeyValueCache:
 def truncate(scores: Array, top_k: int, top_p: float) -> Array:
     """Return scores (R, V) with -inf for all tokens that are not kept.
 
-    Of each row, the top_k highest scores are kept (0: all), and of these the highest until their
-    probabilities, the softmax of the kept scores, reach top_p together (1: all). Ties go to the
-    lowest token, and the highest score is always kept. So are scores that are NaN, so that sampling
-    detects them. If all are kept, the result is `scores`.
+    Of each row, the top_k highest scores are kept (0, or at least V: all), and of these the highest
+    until their probabilities, the softmax of the kept scores, reach top_p together (1: all). Ties
+    go to the lowest token, and the highest score is always kept. So are scores that are NaN, so
+    that sampling detects them. If all are kept, the result is `scores`.
     """
     raise NotImplementedError(
         "lesson 4: rank the tokens, apply top-k and top-p to the ranks, map back to tokens"

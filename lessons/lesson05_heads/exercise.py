@@ -25,11 +25,15 @@ class GatedUpdate(Op):
     """
 
     def forward(self, state: Array, gate_candidate: Array) -> Array:
+        """state (..., D), gate_candidate (..., 2D) -> the new state (..., D)."""
         raise NotImplementedError(
             "lesson 5: return the new state, and store what backward will need"
         )
 
     def backward(self, gradient: Array) -> tuple[Array, Array]:
+        """Gradient (..., D) of the new state -> those of state and gate_candidate, (..., D) and
+        (..., 2D).
+        """
         raise NotImplementedError("lesson 5: return the gradients of state and gate_candidate")
 
 

@@ -1,10 +1,9 @@
-"""Lesson 8 adds quantization-aware training, starting from the trunk and heads of lesson 5."""
+"""Lesson 8 adds quantization-aware training, of trunk and heads together."""
 
 from dataclasses import replace
 
 from lessons.lesson07_quantization.recipe import recipe as previous
 
 INTRODUCES = ("minimtp.training.average",)
-STARTS_FROM = 5
 
 recipe = replace(previous, quantization="qat", freeze_trunk=False, learning_rate=3e-4)

@@ -87,11 +87,17 @@ class Roofline:
         return self.devices * self.parallel_efficiency if self.devices > 1 else 1.0
 
     def _matrix(self, weights: float, bits: float, rows: int) -> float:
+        """Return the seconds to multiply `rows` rows, of all requests together, by a matrix of
+        `weights` weights with `bits` bits each. 0 without rows.
+        """
         raise NotImplementedError(
             "lesson 12: the slower of reading the weights once and multiplying each with every row"
         )
 
     def _attention(self, layers: int, batch: int, rows: int, context: float) -> float:
+        """Return the seconds of attention in `layers` layers, for `batch` requests with `rows` rows
+        and `context` cached tokens each.
+        """
         raise NotImplementedError(
             "lesson 12: the slower of reading the caches of all requests and of the operations"
         )
@@ -117,5 +123,8 @@ def break_even_acceptance(
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """Return the smallest value that at least `share` of the values do not exceed."""
+    """Return the smallest value that at least `share` of the values do not exceed.
+
+    NaN does not count. Without any other value, the result is NaN.
+    """
     raise NotImplementedError("lesson 12: sort what is a number, and count from below")

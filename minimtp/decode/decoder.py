@@ -91,11 +91,11 @@ def generate(
 ) -> Generation:
     """Continue `prompt` with a loaded model (`minimtp.load`).
 
-    Returns an iterator over the new tokens. `loaded.tokenizer.decode` turns them into text. seed:
-    the same seed gives the same text; None (the default): another text each time. For more than one
-    text, keep a `Decoder`: it prepares the model once. It takes the options of
-    `Decoder.generate`. draft: None drafts nothing. Raises UserError if an option or the prompt
-    cannot be used.
+    Returns a `Generation`, an iterator over the new tokens: `loaded.tokenizer.decode(list(tokens))`
+    turns them into text. draft: None drafts nothing. The other options are those of
+    `Decoder.generate`. For more than one text, keep a `Decoder`: it prepares the model once.
+
+    Raises UserError if an option or the prompt cannot be used.
     """
     return Decoder(loaded, draft).generate(
         prompt,
@@ -172,11 +172,21 @@ class Decoder:
     ) -> Generation:
         """Continue `prompt`: text, bytes, or token ids, to which nothing is added.
 
-        seed: the same seed gives the same text. None (the default): another text each time, by the
-        fastest rule.
-        stop: strings that end the text, in addition to the tokenizer's end tokens. The token that
-        completes such a string is the last one. repetition_penalty: above 1, tokens that the text
-        already contains become less likely.
+        Returns a `Generation`: an iterator over the new token ids, as they are generated. An end
+        token, if the text ends with one, is the last. `tokens` has all ids, with the prompt,
+        `reason` says why the text ended, `statistics` has counts and times, and `rounds()` also
+        shows the drafts.
+
+        max_new_tokens: the text ends after as many, or where the model's context ends.
+        sampling: temperature, top-k and top-p. The default is greedy: always the most likely token.
+        (`SamplingParams()` samples at temperature 1.)
+        seed: the same seed gives the same text. None (the default): above temperature 0, another
+        text each time.
+        stop: a string or several that end the text, in addition to the tokenizer's end tokens. The
+        token that completes one is the last. None: no strings.
+        repetition_penalty: above 1, tokens that the text already contains become less likely.
+
+        Raises UserError if an option or the prompt cannot be used.
         """
         options = self._options(max_new_tokens, sampling, seed, stop, repetition_penalty)
         return start_text(self._states, self._tokens(prompt), options)
@@ -192,8 +202,13 @@ class Decoder:
         stop: str | bytes | Sequence[str | bytes] | None = (),
         repetition_penalty: float = 1.0,
     ) -> Batch:
-        """Continue each prompt as if it were alone (batch.py), with the options of `generate`. At
-        most 16 texts run at the same time.
+        """Continue each prompt as if it were alone (batch.py), with the options of `generate`.
+
+        Returns a `Batch`: an iterator over (row, token), row r being the text of prompt r. The
+        tokens of the rows are interleaved, and at most 16 rows run at the same time. `rows` are
+        their `Generation`s. Row r gets the seed `row_seed(seed, r)`, which for row 0 is `seed`.
+
+        Raises UserError if an option or a prompt cannot be used, or if there is no prompt.
         """
         options = self._options(max_new_tokens, sampling, seed, stop, repetition_penalty)
         return start_batch(self._states, [self._tokens(prompt) for prompt in prompts], options)
@@ -203,7 +218,7 @@ class Decoder:
 
         The rule "auto" stands for shared noise if there is a seed, because only then does the text
         depend on the seed alone. Otherwise it stands for the block rule, which accepts most drafts,
-        where that is compiled: for chains, on the CPU.
+        where that is compiled (for chains, on the CPU, with Numba), and else for shared noise.
         """
         if self.draft.rule != AUTO:
             return self.draft.rule

@@ -96,6 +96,7 @@ class GatedUpdate(Op):
     """
 
     def forward(self, state: Array, gate_candidate: Array) -> Array:
+        """state (..., D), gate_candidate (..., 2D) -> the new state (..., D)."""
         self.shape = state.shape
         self.state = state.reshape(-1, state.shape[-1])  # (M, D)
         self.gate_candidate = gate_candidate.reshape(-1, gate_candidate.shape[-1])  # (M, 2D)
@@ -106,6 +107,9 @@ class GatedUpdate(Op):
         )
 
     def backward(self, gradient: Array) -> tuple[Array, Array]:
+        """Gradient (..., D) of the new state -> those of state and gate_candidate, (..., D) and
+        (..., 2D).
+        """
         rows = gradient.reshape(self.state.shape)
         kernel = kernels.for_array(rows)
         dstate, dgate_candidate = kernel.gated_update_backward(

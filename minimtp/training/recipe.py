@@ -259,3 +259,6 @@ class Recipe:
 
 
 SETTINGS: dict[str, dataclasses.Field] = {field.name: field for field in dataclasses.fields(Recipe)}
+Recipe.__doc__ = f"{Recipe.__doc__}\n\n" + "\n".join(
+    f"{name}: {field.metadata['help']}" for name, field in SETTINGS.items()
+)

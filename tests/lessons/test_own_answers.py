@@ -1,6 +1,7 @@
 """Wrong answers to the exercises are reported in one short message each."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -89,8 +90,21 @@ def test_an_endless_loop_is_stopped_and_reported_with_its_line(project, tmp_path
 
 
 def test_the_whole_report_of_three_failures_fits_on_a_screen(output):
-    assert "3 failed" in output.splitlines()[-1]
+    assert "3 failed" in output.splitlines()[-1] and "more like them" not in output
     assert len(output.splitlines()) <= 15
+
+
+def test_failures_that_differ_only_in_their_parameters_are_counted_and_not_repeated(
+    project, tmp_path
+):
+    alike = shutil.copytree(project, tmp_path / "alike")
+    answer = "def encode_q8_0(x):\n    return x, x\n"
+    (alike / "lessons" / folder(7).name / "exercise.py").write_text(answer)
+    options = ("-p", "no:cacheprovider", "--mine", "tests/kernels/rounding/test_encode_q8_0.py")
+    output = run(alike, "-m", "pytest", *options).stdout
+    last = output.splitlines()[-1]
+    shown, more = (int(re.search(rf"(\d+) {what}", last)[1]) for what in ("failed", "more like"))
+    assert output.count("\n_") == shown > 0 and more > 0
 
 
 def test_a_run_with_wrong_answers_ends_with_one_line_that_names_the_line(project):

@@ -129,15 +129,19 @@ def percentile(own):
 
 
 def test_percentiles_are_values_of_the_list_and_ignore_nan(percentile):
-    assert percentile([4.0, 1.0, 3.0, 2.0], 0.5) == 2.0
-    assert percentile([math.nan, 5.0], 0.95) == 5.0
+    found = percentile([4.0, 1.0, 3.0, 2.0], 0.5)
+    assert found == 2.0, f"half of 4, 1, 3, 2: return a value of the list, 2, not {found}"
+    found = percentile([math.nan, 5.0], 0.95)
+    assert found == 5.0, f"a NaN does not count: expected 5, got {found}"
     for values in ([5.0, float("nan")], [float("nan"), 5.0]):
         assert percentile(values, 1) == percentile(values, 0.5) == 5.0, (
             "not every NaN is the object math.nan"
         )
-    assert percentile([3.0, math.nan, 1.0, math.nan, 2.0], 0.5) == 2.0
-    assert math.isnan(percentile([math.nan], 0.5))
-    assert math.isnan(percentile([], 0.5))
+    found = percentile([3.0, math.nan, 1.0, math.nan, 2.0], 0.5)
+    assert found == 2.0, f"half of 3, nan, 1, nan, 2: expected 2, got {found}"
+    for values in ([math.nan], []):
+        found = percentile(values, 0.5)
+        assert math.isnan(found), f"of {values}, without a number: expected nan, got {found}"
 
 
 @given(
@@ -149,8 +153,11 @@ def test_a_percentile_is_the_smallest_value_that_enough_values_do_not_exceed(
 ):
     before = list(values)
     enough = [v for v in values if sum(other <= v for other in values) >= share * len(values)]
-    assert percentile(values, share) == min(enough)
-    assert values == before
+    found = percentile(values, share)
+    assert found == min(enough), (
+        f"share {share} of {before}: expected the value {min(enough)} of the list, got {found}"
+    )
+    assert values == before, "the list that is passed in must not change"
 
 
 @pytest.mark.parametrize("prompt", [1, 700, 2048, 100_000])

@@ -123,7 +123,13 @@ def test_with_constant_gradients_adamw_steps_are_equally_large_for_any_gradient(
 
 def test_adamw_stores_running_means_of_the_gradient_and_of_its_square(own):
     _, m, v = adamw(own, [0.0], [2.0], steps=3)
-    np.testing.assert_allclose([m[0], v[0]], [2 * (1 - 0.9**3), 4 * (1 - 0.99**3)], rtol=1e-12)
+    for found, expected, what in (
+        (m, 2 * (1 - 0.9**3), "first, the running mean of the gradient"),
+        (v, 4 * (1 - 0.99**3), "second, the running mean of its square"),
+    ):
+        np.testing.assert_allclose(
+            found, expected, rtol=1e-12, err_msg=f"{what}, must be changed in place"
+        )
 
 
 def test_adamw_adds_eps_outside_the_square_root(own):

@@ -77,7 +77,8 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
         type=seed,
         default=None,
         metavar="N",
-        help="random seed: the same seed gives the same text (default: another text each time)",
+        help="random seed: the same seed gives the same text (default: above temperature 0, "
+        "another text each time)",
     )
     add(
         "--stop",
@@ -136,7 +137,8 @@ def add_draft_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="how proposed tokens are verified when sampling; no rule changes the model's "
         "probabilities. "
-        "auto (the default): shared-noise with --seed, otherwise the fastest; "
+        "auto (the default): block for chains on the CPU with Numba and without --seed, otherwise "
+        "shared-noise; "
         "shared-noise: the same seed gives the same text for any proposals; "
         "token, block: accept more; match: accept tokens that equal the model's own samples",
     )

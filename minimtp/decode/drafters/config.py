@@ -26,7 +26,11 @@ class DraftConfig:
                        or "auto": combined if the model has heads, otherwise none
         a LoadedModel  another, usually smaller model with the same tokenizer
         a DraftHead    a head from a file of its own (`minimtp.load_draft`)
-        a function     (tokens so far, depth, rule) -> (drafts, scores or None)
+        a function     (tokens so far, depth, rule) -> (drafts, scores or None): at most `depth`
+                       token ids, and floats (K, V), for each of the K drafts the logarithms of the
+                       distribution q that it was sampled from, plus any constant. None: the drafts
+                       were not sampled, so q(draft) = 1. Any other answer raises UserError when
+                       it is given
 
     length: the maximum number of drafts in a row. "auto" measures and chooses the fastest.
     min_confidence: heads and draft models stop drafting when they give the whole draft a lower
@@ -36,8 +40,8 @@ class DraftConfig:
     memory: the number of tokens of earlier texts of a `Decoder` in which the combined drafter looks
         for repetitions.
     rule: the verification rule: "shared-noise" (the same seed gives the same text with any drafter,
-        or none), "token", "block" or "match" (see rules/). "auto": shared-noise if a text gets a
-        seed, otherwise the fastest rule (`Decoder.rule_for`).
+        or none), "token", "block" or "match" (see rules/). "auto": block for chains on the CPU with
+        Numba if a text gets no seed, otherwise shared-noise (`Decoder.rule_for`).
 
     Raises UserError if one of these settings cannot be used.
     """

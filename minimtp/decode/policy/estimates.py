@@ -142,9 +142,10 @@ def survival(
 ) -> list[float]:
     """Return the shares of rounds that reach depths 1 .. max_depth: the Kaplan-Meier estimator.
 
-    ended: number of rounds that ended at each depth. censored: number of rounds that ended at each
-    depth because they did not ask for more drafts. guess: the share of rounds that continue to the
-    next depth, before any observation.
+    ended: number of rounds that ended at depth 0, 1, ...; at least `max_depth` numbers. censored:
+    how many of them ended because they did not ask for more drafts. guess: the share of rounds that
+    continue from depth 0, before any observation. From a later depth it is the estimate for the
+    depth before. It counts as GUESS_WEIGHT rounds.
     """
     shares, share = [], 1.0
     continuing = guess  # share of the rounds at a depth that continue to the next one

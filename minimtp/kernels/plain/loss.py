@@ -18,8 +18,10 @@ def cross_entropy(logits: Array, targets: Array) -> tuple[Array, Array]:
 
 
 def cross_entropy_backward(logits: Array, targets: Array, log_sum_exp: Array, grad: Array) -> Array:
-    """Gradient of `cross_entropy`: grad (N,) -> (softmax - one-hot) * grad, (N, V); 0 for ignored
-    rows.
+    """Gradient of `cross_entropy`: (softmax - one-hot) * grad, (N, V); 0 for ignored rows.
+
+    logits (N, V), targets (N,) integers, -1 for ignored rows, log_sum_exp of each row's logits
+    (N,), grad of each row's loss (N,). The arguments are not changed.
     """
     xp = array_module(logits)
     grad = xp.where(targets >= 0, grad, grad.dtype.type(0))

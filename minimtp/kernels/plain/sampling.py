@@ -48,10 +48,10 @@ def sample(logits: Array, temperatures: Array, points: Array) -> Array:
 def truncate(scores: Array, top_k: int, top_p: float) -> Array:
     """Return scores (R, V) with -inf for all tokens that are not kept.
 
-    Of each row, the top_k highest scores are kept (0: all), and of these the highest until their
-    probabilities, the softmax of the kept scores, reach top_p together (1: all). Ties go to the
-    lowest token, and the highest score is always kept. So are scores that are NaN, so that sampling
-    detects them. If all are kept, the result is `scores`.
+    Of each row, the top_k highest scores are kept (0, or at least V: all), and of these the highest
+    until their probabilities, the softmax of the kept scores, reach top_p together (1: all). Ties
+    go to the lowest token, and the highest score is always kept. So are scores that are NaN, so
+    that sampling detects them. If all are kept, the result is `scores`.
     """
     if not 0 < top_k < scores.shape[-1] and top_p >= 1:
         return scores

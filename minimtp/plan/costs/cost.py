@@ -131,10 +131,16 @@ class Roofline:
         return self.devices * self.parallel_efficiency if self.devices > 1 else 1.0
 
     def _matrix(self, weights: float, bits: float, rows: int) -> float:
+        """Return the seconds to multiply `rows` rows, of all requests together, by a matrix of
+        `weights` weights with `bits` bits each. 0 without rows.
+        """
         memory = weights * bits / 8 / self.bandwidth
         return max(memory, 2 * weights * rows / self.peak) if rows else 0.0
 
     def _attention(self, layers: int, batch: int, rows: int, context: float) -> float:
+        """Return the seconds of attention in `layers` layers, for `batch` requests with `rows` rows
+        and `context` cached tokens each.
+        """
         per_layer = (
             cache_bytes_per_token(self.model, self.cache_bits) / self.model.num_hidden_layers
         )

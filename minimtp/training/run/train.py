@@ -93,13 +93,18 @@ def train(
     encoding: str | None = None,
     disk_gb: float | None = None,
 ) -> TrainingResult:
-    """Train a model and write it to the run folder `out`.
+    """Train a model and write it to the run folder `out`, for `minimtp.load`.
+
+    Returns a `TrainingResult`: the `folder`, the `step` reached, whether the run is `finished`, and
+    the last `evaluation`.
 
     recipe: None uses the recipe of the resumed run, else the default recipe.
     corpus: a Corpus, or the sources for `open_corpus`. Without sources, a resumed or branched run
         uses the text that the other run was trained on.
     start: where the run starts; None for fresh weights.
     stop_at_step: save and return at this step, as if interrupted.
+    device: "cpu", "cuda" or "auto", a GPU if there is one.
+    threads: of the processor, which share a batch (None: as in the resumed run, else one per core).
     report: called with each line of the report (None: standard error).
     encoding: of the files in `corpus` that are not UTF-8 (data/encoding.py).
     disk_gb: 10⁹ bytes that `store_states` may take on the disk; None means half of what is free, at

@@ -38,13 +38,20 @@ def test_rounds_that_ask_for_few_drafts_do_not_lower_the_shares_of_deeper_ones(o
 
 
 def test_without_observations_every_factor_is_the_guess(own):
-    assert own(survival)([0.0] * 5, [0.0] * 5, 3, 0.5) == pytest.approx([0.5, 0.25, 0.125])
+    shares = own(survival)([0.0] * 5, [0.0] * 5, 3, 0.5)
+    assert shares == pytest.approx([0.5, 0.25, 0.125]), (
+        f"no rounds, max_depth 3, guess 0.5: expected 0.5, 0.25, 0.125, got {shares}"
+    )
 
 
 def test_the_guess_at_a_depth_is_the_factor_of_the_depth_before_and_counts_as_two_rounds(own):
     ended, censored = counted([(1, 1)] * 6 + [(1, 0)] * 2, 2, times=1)
     first = (6 + 2 * 0.5) / (8 + 2)
-    assert own(survival)(ended, censored, 2, 0.5) == pytest.approx([first, first * first])
+    shares = own(survival)(ended, censored, 2, 0.5)
+    assert shares == pytest.approx([first, first * first]), (
+        f"ended {ended}, censored {censored}, max_depth 2, guess 0.5: "
+        f"expected {[first, first * first]}, got {shares}"
+    )
 
 
 @given(st.lists(st.tuples(st.integers(1, 5), st.integers(0, 5)), max_size=60))

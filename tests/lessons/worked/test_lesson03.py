@@ -33,10 +33,11 @@ def test_the_table_of_three_tokens_is_computed_by_attention():
     np.testing.assert_allclose(weights @ V, output, rtol=1e-14)
     for t, cells in enumerate(rows()):
         assert vector(cells[1]) == Q[t].tolist()
-        assert vector(cells[2]) == scores[t, : t + 1].round(2).tolist()
-        assert vector(cells[3]) == np.exp(scores[t, : t + 1]).round(2).tolist()
-        assert vector(cells[4]) == weights[t, : t + 1].round(2).tolist()
-        assert vector(cells[5]) == output[t].round(2).tolist()
+        assert vector(cells[2]) == K[t].tolist() and vector(cells[3]) == V[t].tolist()
+        assert vector(cells[4]) == scores[t, : t + 1].round(2).tolist()
+        assert vector(cells[5]) == np.exp(scores[t, : t + 1]).round(2).tolist()
+        assert vector(cells[6]) == weights[t, : t + 1].round(2).tolist()
+        assert vector(cells[7]) == output[t].round(2).tolist()
 
 
 def test_the_text_adds_up_the_output_of_the_last_token():

@@ -25,7 +25,12 @@ from tests.model.cases import SHAPE, tokens
 def test_the_gated_step_moves_a_state_as_far_as_its_gate_is_open(own):
     state, gate, candidate = np.full(4, 2.0), np.array([0.0, -4.0, 50.0, -50.0]), np.full(4, 4.0)
     result = own(GatedUpdate)().forward(state, np.concatenate([gate, candidate]))
-    np.testing.assert_allclose(result, [3, 2 + 2 / (1 + np.exp(4)), 4, 2], rtol=1e-14)
+    np.testing.assert_allclose(
+        result,
+        [3, 2 + 2 / (1 + np.exp(4)), 4, 2],
+        rtol=1e-14,
+        err_msg="state 2, gates 0, -4, 50, -50, candidate 4: see the table under By hand",
+    )
 
 
 def test_the_gated_step_of_a_batch_uses_the_first_half_as_gate_and_the_second_as_candidate(own):
@@ -33,7 +38,11 @@ def test_the_gated_step_of_a_batch_uses_the_first_half_as_gate_and_the_second_as
     state, gate, candidate = rng.standard_normal((3, 2, 5, 4))
     result = own(GatedUpdate)().forward(state, np.concatenate([gate, candidate], axis=-1))
     np.testing.assert_allclose(
-        result, state + (candidate - state) / (1 + np.exp(-gate)), rtol=1e-12, atol=1e-12
+        result,
+        state + (candidate - state) / (1 + np.exp(-gate)),
+        rtol=1e-12,
+        atol=1e-12,
+        err_msg="the first half of gate_candidate is the gate, the second the candidate",
     )
 
 
