@@ -45,7 +45,7 @@ def test_group_sums_multiply_each_weight_by_its_own_input(own):
 @pytest.mark.parametrize(("code", "q"), [(0, -127), (0, 127), (15, -127), (15, 127)])
 def test_group_sums_of_the_largest_numbers_are_exact(own, code, q):
     inputs, codes = np.full((1, 32), q, np.int8), np.full((1, 32), code, np.uint8)
-    what = f"32 times c = {code}, q = {q} (how many bits does a product need?)"
+    what = f"32 times c = {code}, q = {q} (how many bits does a product need, and a sum?)"
     check(own(group_sums)(inputs, packed(codes)), [[[32 * (code - 8) * q]]], what)
 
 

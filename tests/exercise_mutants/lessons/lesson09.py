@@ -7,8 +7,8 @@ EXERCISES = {}
 SUMS = """
 def group_sums(codes, packed):
     low, high = packed & 15, packed >> 4
-    weights = np.concatenate([low, high], axis=-1).astype(int) - 8
-    inputs = codes.reshape(len(codes), -1, 32).astype(int)
+    weights = np.concatenate([low, high], axis=-1).astype(np.int32) - 8
+    inputs = codes.reshape(len(codes), -1, 32).astype(np.int32)
     return np.einsum("tgk,ngk->tng", inputs, weights)
 """
 
@@ -45,7 +45,8 @@ def group_sums(codes, packed):
     weights = np.concatenate([packed & 15, packed >> 4], axis=-1).astype(np.int16)
     inputs = codes.reshape(len(codes), 1, -1, 32).astype(np.int16)
     sums = (inputs * weights).sum(-1, dtype=np.int16)
-    return sums - np.int16(8) * inputs.sum(-1, dtype=np.int16)  # modulo 2**16, and the result fits
+    sums = sums - np.int16(8) * inputs.sum(-1, dtype=np.int16)  # modulo 2**16, and the result fits
+    return sums.astype(np.int32)
 """
 
 EXERCISES[1] = Solutions(
@@ -66,7 +67,7 @@ EXERCISES[1] = Solutions(
         "the halves are exchanged": changed(SUMS, ("[low, high]", "[high, low]")),
         "8 is not subtracted": changed(SUMS, (" - 8", "")),
         "8 is subtracted before it is a signed number": changed(
-            SUMS, (".astype(int) - 8", " - np.uint8(8)")
+            SUMS, (".astype(np.int32) - 8", " - np.uint8(8)")
         ),
         "two's complement": changed(SUMS, (" - 8", "; weights -= 16 * (weights > 7)")),
         "the high half is not shifted": changed(SUMS, ("packed >> 4", "packed & 240")),
@@ -79,7 +80,7 @@ EXERCISES[1] = Solutions(
         ),
         "sums of 16 bits, corrected in 32": changed(
             SHORTS,
-            ("return sums", "return sums.astype(np.int32)"),
+            ("sums - ", "sums.astype(np.int32) - "),
             ("np.int16(8) * inputs.sum(-1, dtype=np.int16)", "8 * inputs.sum(-1)"),
         ),
         "the offset of one half": changed(OFFSET, ("8 * q.sum()", "8 * q[:16].sum()")),
@@ -87,6 +88,7 @@ EXERCISES[1] = Solutions(
             SUMS, ('"tgk,ngk->tng", inputs, weights)', '"tgk,ngk->tn", inputs, weights)[..., None]')
         ),
         "outputs before rows": changed(SUMS, ("->tng", "->ntg")),
+        "integers of 64 bits": changed(SUMS, ("weights)", "weights).astype(np.int64)")),
         "floats": changed(SUMS, ("weights)", "weights).astype(np.float32)")),
         "only the first row": changed(ONE_BY_ONE, ("for t in range(len(codes))", "for t in [0]")),
     },
