@@ -11,6 +11,7 @@ from minimtp.cli.options.generation import (
     chosen_drafting,
     decoding_settings,
     note_one_thread,
+    note_unused_choices,
 )
 from minimtp.cli.parser import (
     Commands,
@@ -60,6 +61,7 @@ def run(options: argparse.Namespace) -> int:
     import minimtp
     from minimtp.decode.decoder import Decoder
     from minimtp.model.chat import require_template
+    from minimtp.records import notice
 
     use_kernels(options)
     note_unused_threads(options)
@@ -68,6 +70,7 @@ def run(options: argparse.Namespace) -> int:
     drafting = chosen_drafting(options, loaded)
     decoder = Decoder(loaded, drafting, options.context, options.threads, options.kv_cache)
     note_one_thread(options, decoder)
+    note_unused_choices(options, decoder)
     beginning = [{"role": "system", "content": options.system}] if options.system else []
     messages = list(beginning)
     if sys.stdin.isatty():
@@ -81,7 +84,15 @@ def run(options: argparse.Namespace) -> int:
             messages = list(beginning)
         elif line:
             messages.append({"role": "user", "content": line})
-            messages.append({"role": "assistant", "content": _answer(decoder, messages, options)})
+            try:
+                answer = _answer(decoder, messages, options)
+            except UserError as error:
+                if not sys.stdin.isatty():
+                    raise
+                notice(f"{error} ({NEW} begins a new conversation)")
+                messages.pop()
+            else:
+                messages.append({"role": "assistant", "content": answer})
     return 0
 
 
@@ -129,9 +140,10 @@ def _answer(decoder: "Decoder", messages: list[dict[str, str]], options: argpars
     for text in stream(generation, tokenizer):
         parts.append(text)
         print(shown(text), end="", flush=True)
+    print(flush=True)
     counts = generation.statistics
     print(
-        f"\n({counts.emitted} tokens, {counts.tokens_per_second:,.0f} tokens/s, "
+        f"({counts.emitted} tokens, {counts.tokens_per_second:,.0f} tokens/s, "
         f"{counts.tokens_per_step:.2f} per step)",
         file=sys.stderr,
     )

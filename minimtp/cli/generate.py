@@ -13,6 +13,7 @@ from minimtp.cli.options.generation import (
     chosen_drafting,
     decoding_settings,
     note_one_thread,
+    note_unused_choices,
 )
 from minimtp.cli.options.prompts import read_prompts
 from minimtp.cli.parser import (
@@ -23,7 +24,6 @@ from minimtp.cli.parser import (
     add_kv_cache,
     add_model,
     add_threads,
-    note_unused,
     note_unused_threads,
     use_kernels,
 )
@@ -103,24 +103,6 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _note_unused(options: argparse.Namespace, decoder: "Decoder") -> None:
-    """Say which options have no effect together with the others, and why."""
-    if options.temperature == 0:
-        names = ("--top-k", "--top-p", "--seed", "--rule")
-        note_unused(options, names, "at temperature 0 the most likely token is always taken")
-    if decoder.drafter is None:
-        reason = "nothing is drafted with --draft none"
-        if options.draft != "none":
-            reason = "this model has no prediction heads to draft with (try --draft ngram)"
-        note_unused(options, ("--draft-confidence", "--tree"), reason)
-    elif options.draft_length == 0:
-        reason = "nothing is drafted with --draft-length 0"
-        note_unused(options, ("--draft-confidence", "--tree"), reason)
-    elif not decoder.drafter.stops_early:
-        reason = "this drafter never ends a draft early"
-        note_unused(options, ["--draft-confidence"], reason)
-
-
 def _title(drafter: "Drafter | None", loaded: "LoadedRun", chosen: str) -> str:
     """Return what the page of a trace says about the drafter."""
     from minimtp.decode.drafters.combined import CombinedDrafter
@@ -142,7 +124,7 @@ def _generate_one(
     from minimtp.decode.display.trace import Trace
 
     generation = decoder.generate(prompt, **decoding_settings(options))
-    _note_unused(options, decoder)
+    note_unused_choices(options, decoder)
     if options.trace:
         generation = Trace(generation)
     if options.show:
@@ -169,7 +151,7 @@ def _generate_batch(
     print the speed of all.
     """
     batch = decoder.generate_batch(prompts, **decoding_settings(options))
-    _note_unused(options, decoder)
+    note_unused_choices(options, decoder)
     shown = printable()
     printed = 0
     for _ in batch.rounds():

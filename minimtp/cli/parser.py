@@ -34,8 +34,11 @@ class Parser(argparse.ArgumentParser):
         """Parse the command line. Raises UserError for options or values that are not accepted."""
         arguments = sys.argv[1:] if arguments is None else arguments
         options, unknown = self.parse_known_args(join_values(self, arguments))
-        for name in unknown:
-            if name.startswith("-"):
+        options_end = unknown.index("--") if "--" in unknown else len(unknown)
+        for place, name in enumerate(unknown):
+            if place == options_end:
+                continue
+            if name.startswith("-") and place < options_end:
                 check_known("option", name.partition("=")[0], options.parser.option_names)
             raise UserError(f"unexpected argument {shown(name)!r}: see {options.parser.prog} -h")
         if options.check:

@@ -2,8 +2,6 @@
 separated by commas or spaces. Empty lines and lines that begin with # are skipped.
 """
 
-import math
-
 from minimtp.errors import UserError, shown
 from minimtp.plan.serving import Request
 from minimtp.quoting import shown_path
@@ -11,6 +9,7 @@ from minimtp.records import read_file
 
 MAX_BYTES = 64 * 2**20
 MAX_TOKENS = 10**7
+MAX_SECONDS = 1e9
 ADVICE = "write a line per request: seconds, prompt tokens, new tokens"
 
 
@@ -18,7 +17,7 @@ def read_arrivals(path: str) -> tuple[Request, ...]:
     """Return the requests, sorted by arrival. Raises UserError for a file of another form."""
     content = read_file(path, advice=ADVICE, max_bytes=MAX_BYTES)
     requests = []
-    for line_number, line in enumerate(content.decode("utf-8", "replace").splitlines(), 1):
+    for line_number, line in enumerate(content.decode("utf-8-sig", "replace").splitlines(), 1):
         cells = line.replace(",", " ").split()
         if not cells or cells[0].startswith("#"):
             continue
@@ -33,8 +32,9 @@ def read_arrivals(path: str) -> tuple[Request, ...]:
 
 def _request(cells: list[str]) -> Request | None:
     try:
-        seconds, prompt, new = float(cells[0]), int(cells[1]), int(cells[2])
-    except (ValueError, IndexError):
+        seconds, prompt, new = cells
+        request = Request(float(seconds), int(prompt), int(new))
+    except ValueError:
         return None
-    fits = 1 <= prompt <= MAX_TOKENS and 1 <= new <= MAX_TOKENS
-    return Request(seconds, prompt, new) if fits and math.isfinite(seconds) else None
+    fits = 1 <= request.prompt <= MAX_TOKENS and 1 <= request.new <= MAX_TOKENS
+    return request if fits and 0 <= request.arrival <= MAX_SECONDS else None

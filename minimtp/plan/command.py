@@ -6,7 +6,7 @@ from pathlib import Path
 
 from msgspec import structs
 
-from minimtp.errors import UserError, shown
+from minimtp.errors import UserError
 from minimtp.files import FileKind, check_file, check_folder, write_text
 from minimtp.plan import report as text
 from minimtp.plan.candidates import Candidate, candidates
@@ -14,6 +14,7 @@ from minimtp.plan.costs.sizes import Hardware, hardware, model
 from minimtp.plan.planning import make_plan
 from minimtp.plan.plot import draw_plan
 from minimtp.plan.settings import Settings
+from minimtp.records import check_value
 
 FILE_NAME, FILE_NAME_OF_COMPARISON = "plan.json", "compare.json"
 MODEL, HARDWARE = "8b", "h100"
@@ -111,15 +112,9 @@ def validate(paths: Sequence[str], as_json: bool, report: Report) -> None:
 
 def _overridden(device: Hardware, values: dict[str, float]) -> Hardware:
     """Return the hardware with these keys replaced. Raises UserError if one is out of range."""
-    from msgspec import ValidationError, convert, to_builtins
-
     for name, value in values.items():
-        try:
-            changed = structs.replace(device, **{name: value})
-            device = convert(to_builtins(changed), Hardware)
-        except ValidationError:
-            option = name.replace("_", "-")
-            raise UserError(
-                f"--{option} is {shown(value)}, which is out of range: see minimtp plan -h"
-            ) from None
+        changed = structs.asdict(device) | {name: value}
+        device = check_value(
+            changed, Hardware, f"--{name.replace('_', '-')}", "give another number"
+        )
     return device

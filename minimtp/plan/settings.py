@@ -87,9 +87,10 @@ class Settings:
                     f"not {shown(value)}"
                 )
         if not 1 <= self.min_batch <= self.max_batch <= 100_000:
+            sizes = dict.fromkeys((self.min_batch, self.max_batch))
             raise UserError(
                 "--batch must be a number from 1 to 100,000 or a rising range like 1-256, not "
-                f"{shown(f'{self.min_batch}-{self.max_batch}')}"
+                f"{shown('-'.join(map(str, sizes)))}"
             )
         if not self.acceptance or not all(0 <= share <= 1 for share in self.acceptance):
             raise UserError(

@@ -46,6 +46,32 @@ def test_a_chat_remembers_its_messages_until_a_new_one_begins(
     assert second[2]["role"] == "assistant" and second[2]["content"] in said.out
     assert third == [system, {"role": "user", "content": "three"}]
     assert said.err.count("tokens/s") == 3
+    assert said.out.count("\n") >= 3 and said.out.endswith("\n")
+
+
+def test_a_chat_names_options_without_effect_once(model, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", piped(b"one\ntwo\n"))
+    options = ["--draft", "none", "--tree", "3", "--top-k", "5", "--max-new-tokens", "2"]
+    assert main(["chat", model, *options]) == 0
+    said = capsys.readouterr().err
+    assert said.count("--top-k has no effect") == 1 and said.count("--tree has no effect") == 1
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_on_a_terminal_a_message_that_is_too_long_does_not_end_the_chat(
+    model, conversations, capsys, monkeypatch
+):
+    lines = iter(["x" * 500, "/new", "hi", "/quit"])
+    monkeypatch.setattr("sys.stdin", Terminal())
+    monkeypatch.setattr("builtins.input", lambda mark: next(lines))
+    assert main(["chat", model, "--context", "64", "--max-new-tokens", "2"]) == 0
+    said = capsys.readouterr().err
+    assert "but the context holds 64" in said and "/new begins a new conversation" in said
+    assert conversations[-1] == [{"role": "user", "content": "hi"}]
 
 
 def test_generate_answers_one_message_and_prints_only_the_answer(model, conversations, capsys):

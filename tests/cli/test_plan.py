@@ -57,6 +57,35 @@ def test_an_option_changes_the_assumption_of_its_name(capsys, name, value):
     assert str(json.loads(plan(capsys, *options))["assumptions"][name]) == value
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "limit"),
+    [
+        ("bandwidth-efficiency", "2", "at most 1"),
+        ("layer-microseconds", "-1", "at least 0"),
+        ("batch", "0", "from 1 to 100,000 or a rising range like 1-256, not 0"),
+    ],
+)
+def test_a_number_out_of_range_is_refused_with_its_limit(capsys, option, value, limit):
+    sentence = refused(capsys, "plan", f"--{option}", value)
+    assert sentence.startswith(f"minimtp: --{option}") and limit in sentence
+
+
+@pytest.mark.parametrize(
+    "line", ["-1 10 10", "1e308 10 10", "nan 10 10", "0 10 10 10", "0 10", "0 0 1"]
+)
+def test_a_line_of_arrivals_of_another_form_is_refused(capsys, tmp_path, monkeypatch, line):
+    monkeypatch.chdir(tmp_path)
+    Path("arrivals.txt").write_text(f"0 10 10\n{line}\n")
+    sentence = refused(capsys, "plan", "--arrivals", "arrivals.txt")
+    assert f"arrivals.txt: line 2 is '{line}': write a line per request" in sentence
+
+
+def test_arrivals_may_begin_with_a_mark_of_their_encoding(capsys, tmp_path):
+    path = tmp_path / "arrivals.txt"
+    path.write_bytes(b"\xef\xbb\xbf0 10 10\n1, 20, 5\n")
+    assert plan(capsys, "--model", "8b", "--batch", "1-8", "--arrivals", str(path))
+
+
 def test_a_hardware_file_and_a_config_file_are_read_and_results_saved(capsys):
     card = {"memory_gigabytes": 48, "gigabytes_per_second": 900, "teraflops": 150, "title": "mine"}
     Path("card.json").write_text(json.dumps(card))
@@ -100,8 +129,8 @@ def test_arrivals_from_a_file_are_simulated(capsys):
         ("--acceptance high", "--acceptance must be"),
         ("--acceptance 0.5,", "--acceptance must be"),
         ("--bits 0", "--bits must be from 1 to 32"),
-        ("--dollars-per-hour -1", "--dollars-per-hour is -1.0, which is out of range"),
-        ("--compute-efficiency 2", "--compute-efficiency is 2.0"),
+        ("--dollars-per-hour -1", "dollars_per_hour is -1.0, but must be a number of at least 0"),
+        ("--compute-efficiency 2", "compute_efficiency is 2.0, but must be a number of at most 1"),
         ("--model 9b", "--model '9b' is neither"),
         ("--model missing.json", "missing.json does not exist"),
         ("--hardware abacus", "--hardware 'abacus' is neither"),

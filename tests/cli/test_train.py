@@ -41,6 +41,7 @@ from tests.cli.helpers import SMALL, refused
         (["--tokenizer", "missing.json"], "missing.json does not exist"),
         (["--resume"], "there is no run to resume in out"),
         (["stray"], "unexpected argument 'stray': see minimtp train -h"),
+        (["--", "--resume"], "unexpected argument '--resume': see minimtp train -h"),
     ],
     ids=str,
 )

@@ -188,3 +188,22 @@ def note_one_thread(options: argparse.Namespace, decoder: "Decoder") -> None:
     if decoder.target.threads == 1 < (options.threads or 1):
         reason = "only compiled kernels compute a pass of this model in several threads"
         note_unused(options, ["--threads"], reason)
+
+
+def note_unused_choices(options: argparse.Namespace, decoder: "Decoder") -> None:
+    """Say which options have no effect together with the others, and why."""
+    if options.temperature == 0:
+        names = ("--top-k", "--top-p", "--seed", "--rule")
+        note_unused(options, names, "at temperature 0 the most likely token is always taken")
+    if decoder.drafter is None:
+        names, reason = ["--draft-confidence", "--tree"], "nothing is drafted with --draft none"
+        if options.draft != "none":
+            names.append("--draft")
+            reason = "this model has no prediction heads to draft with (try --draft ngram)"
+        note_unused(options, names, reason)
+    elif options.draft_length == 0:
+        reason = "nothing is drafted with --draft-length 0"
+        note_unused(options, ("--draft-confidence", "--tree"), reason)
+    elif not decoder.drafter.stops_early:
+        reason = "this drafter never ends a draft early"
+        note_unused(options, ["--draft-confidence"], reason)

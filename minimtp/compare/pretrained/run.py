@@ -3,7 +3,6 @@
 The same command resumes it, or shows its finished result.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +20,7 @@ from minimtp.arguments import (
     optional,
     whole,
 )
-from minimtp.backend import Device, choose_device, to_numpy
+from minimtp.backend import Device, choose_device
 from minimtp.bench.agreement import require_no_differences
 from minimtp.compare.pretrained.claims import judge, targets
 from minimtp.compare.pretrained.configurations import ConfigurationBuilder
@@ -43,11 +42,10 @@ from minimtp.quoting import shown_path
 from minimtp.records import read_json
 from minimtp.training.build import MODEL_SETTINGS
 from minimtp.training.recipe import Recipe
-from minimtp.training.run.folder import LOADED_RUN, LoadedRun
+from minimtp.training.run.folder import LOADED_RUN, LoadedRun, weights_digest
 
 SETTING_NAME = "setting.json"
 SETTING = FileKind("the setting of a comparison", begins=b'{"preset":')
-SAMPLE = 4096  # bytes of each weight matrix that identify a model
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ class Job:
                 "preset": self.preset,
                 "model": {
                     "path": str(self.reference.path),
-                    "weights": weights_digest(self.reference),
+                    "weights": weights_digest(self.reference.model),
                     **{k: v for k, v in vars(self.reference.config).items() if v is not None},
                 },
                 "seed": self.seed,
@@ -213,16 +211,6 @@ def without_heads(loaded: LoadedRun) -> LoadedRun:
     sizes = {name: getattr(loaded.recipe, name) for name in MODEL_SETTINGS}
     recipe = Recipe(**sizes, batch_size=1, tokens=loaded.config.context_length)
     return replace(loaded, model=loaded.model.trunk, recipe=recipe)
-
-
-def weights_digest(loaded: LoadedRun) -> str:
-    """Return a hash of a sample of every parameter, which tells two models apart."""
-    digest = hashlib.sha256()
-    for name, parameter in loaded.model.named_parameters():
-        flat = parameter.data.reshape(-1)
-        digest.update(name.encode())
-        digest.update(to_numpy(flat[: SAMPLE // flat.itemsize]).tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _record_setting(out: Path, setting: Figures) -> None:

@@ -9,13 +9,14 @@ self-generated/           the text of a run with --self-generated (../self_gener
 While a command writes there, the folder also holds .minimtp-lock and temporary files (files/).
 """
 
+import hashlib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minimtp.arguments import instance
-from minimtp.backend import Device, choose_device, to_device
-from minimtp.engine.module import map_parameters
+from minimtp.backend import Device, choose_device, to_device, to_numpy
+from minimtp.engine.module import Module, map_parameters
 from minimtp.errors import naming
 from minimtp.files import kind_at
 from minimtp.model.loaded import LoadedModel
@@ -53,6 +54,7 @@ class LoadedRun(LoadedModel):
     state: dict[str, object] = field(default_factory=dict)
 
 
+SAMPLE = 4096  # bytes of each parameter that identify a model
 LOADED_RUN = instance(LoadedRun, expected="a model that minimtp.load has loaded")
 
 
@@ -109,6 +111,16 @@ def _build(folder: Path, stored: Checkpoint, chosen: Device) -> LoadedRun:
         corpus=stored.corpus,
         state=stored.state,
     )
+
+
+def weights_digest(model: Module) -> str:
+    """Return a hash of a sample of every parameter, which tells two models apart."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        flat = parameter.data.reshape(-1)
+        digest.update(name.encode())
+        digest.update(to_numpy(flat[: SAMPLE // flat.itemsize]).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def quantization_began(stored: Checkpoint) -> bool:

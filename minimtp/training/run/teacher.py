@@ -11,7 +11,7 @@ from minimtp.model.transformer import LanguageModel
 from minimtp.training.build import DRAFT_VOCABULARY
 from minimtp.training.recipe import Recipe
 from minimtp.training.run.checkpoint import Checkpoint
-from minimtp.training.run.folder import LoadedRun, load_run
+from minimtp.training.run.folder import LoadedRun, load_run, weights_digest
 
 if TYPE_CHECKING:
     from minimtp.model.heads import MultiTokenModel
@@ -54,6 +54,18 @@ def load_teacher(
             "trained with the same tokenizer"
         )
     return run.model
+
+
+def require_same_teacher(teacher: LanguageModel, state: dict[str, object]) -> None:
+    """Record the teacher's weights in the state of a run. Raises UserError if the run has followed
+    other weights, because its result would be that of neither teacher.
+    """
+    found = weights_digest(teacher)
+    if state.setdefault("teacher_weights", found) != found:
+        raise UserError(
+            "the run has followed a teacher with other weights: give the teacher that it began "
+            "with, or begin a new run"
+        )
 
 
 def require_drafts(teacher: "MultiTokenModel", at: Checkpoint | None, source: object) -> None:

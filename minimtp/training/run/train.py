@@ -46,7 +46,7 @@ from minimtp.training.run.loop import Loop, evaluation_is_lost
 from minimtp.training.run.mpirun import join, use_own_gpu
 from minimtp.training.run.quantized_start import with_start
 from minimtp.training.run.start import Beginning, Start, begin, branch, open_folder, path_of
-from minimtp.training.run.teacher import load_teacher, require_drafts
+from minimtp.training.run.teacher import load_teacher, require_drafts, require_same_teacher
 from minimtp.training.trainer import Trainer
 
 Report = Callable[[str], None]
@@ -168,6 +168,8 @@ def _train(
     is_resumed = resumed is not None
     del beginning, resumed, at  # their arrays, which the trainer has copied
     try:
+        if trainer.teacher is not None:
+            require_same_teacher(trainer.teacher, state)
         open_folder(writer)
         if is_resumed and group.rank == 0:  # only people read it
             set_aside(out / checkpoint.RECIPE_NAME, checkpoint.RECIPE)

@@ -32,6 +32,7 @@ def plain(trained):
     ("command", "line"),
     [
         ([*PLAIN, "--tree", "3"], "--tree has no effect: this model has no prediction heads"),
+        ([*PLAIN, "--draft", "heads"], "--draft has no effect: this model has no prediction heads"),
         (
             [*PLAIN, "--draft-confidence", "0.5", "--tree", "2"],
             "--draft-confidence, --tree have no effect: this model has no prediction heads",

@@ -1,5 +1,7 @@
 """A whole training run: its report, refused arguments, and a teacher."""
 
+import shutil
+
 import pytest
 
 from minimtp import backend
@@ -88,6 +90,16 @@ def test_a_distilled_student_learns_from_its_teacher_and_loads_it_again_when_res
     train(student, corpus, tmp_path / "parts", stop_at_step=5, **options)
     train(student, corpus, tmp_path / "parts", start=Start(resume=True), report=quiet)
     assert stored(tmp_path / "parts") == stored(tmp_path / "whole")
+    shutil.copytree(tmp_path / "teacher", tmp_path / "moved")
+    train(student, corpus, tmp_path / "other", stop_at_step=5, **options)
+    before = stored(tmp_path / "other")
+    with pytest.raises(UserError, match="has followed a teacher with other weights"):
+        start = Start(resume=True, teacher=tmp_path / "whole")
+        train(student, corpus, tmp_path / "other", start=start, report=quiet)
+    assert stored(tmp_path / "other") == before
+    start = Start(resume=True, teacher=tmp_path / "moved")
+    train(student, corpus, tmp_path / "other", start=start, report=quiet)
+    assert stored(tmp_path / "other") == stored(tmp_path / "whole")
 
     def divergence(name: str) -> float:
         tokens = corpus.validation_windows(512, sequence_length=16)[:, :-1]
