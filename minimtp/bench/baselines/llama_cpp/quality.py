@@ -6,6 +6,7 @@ The measures are those of `minimtp evaluate` (model/divergence.py), so the numbe
 
 from typing import NamedTuple
 
+from minimtp.backend import array_module, to_numpy
 from minimtp.backend import numpy as np
 from minimtp.bench.baselines.llama_cpp.process import LlamaProcess
 from minimtp.engine.tensor import Tensor, no_grad
@@ -34,18 +35,21 @@ def evaluate_llama(
     shape = len(windows), windows.shape[1] - 1
     nats, divergence = np.empty(shape, np.float32), np.empty(shape, np.float32)
     agrees = np.empty(shape, bool)
+    if reference is not None:
+        xp = array_module(reference.parameters()[0].data)  # llama.cpp always uses the CPU
     for index, window in enumerate(windows):
         logits, hidden = llama.logits(window[:-1]), None  # (T, V)
         if reference is not None:
             with no_grad():
-                hidden = reference.hidden(window[None, :-1]).data[0]  # (T, D)
+                tokens = xp.asarray(window[None, :-1])
+                hidden = reference.hidden(tokens).data[0]  # (T, D)
         for start in range(0, shape[1], ROWS_AT_ONCE):
             rows = slice(start, start + ROWS_AT_ONCE)
             mine = logits[rows]
             nats[index, rows] = _nats(mine, window[1:][rows])
             if hidden is not None:
                 with no_grad():
-                    expected = reference.logits(Tensor(hidden[rows])).data  # (rows, V)
+                    expected = to_numpy(reference.logits(Tensor(hidden[rows])).data)  # (rows, V)
                 divergence[index, rows] = kl_divergence(expected, mine)
                 agrees[index, rows] = expected.argmax(axis=1) == mine.argmax(axis=1)
     return Quality(nats, *((None, None) if reference is None else (divergence, agrees)))

@@ -12,6 +12,7 @@ from minimtp.bench.baselines.llama_cpp import process
 from minimtp.bench.baselines.llama_cpp.decoder import decoder_of
 from minimtp.bench.baselines.llama_cpp.process import LlamaProcess, find_llama
 from minimtp.bench.baselines.llama_cpp.quality import evaluate_llama
+from minimtp.engine.tensor import Parameter
 from minimtp.errors import MeasurementFailed, UserError
 from minimtp.training.build import build_model
 from minimtp.training.presets import preset
@@ -114,6 +115,9 @@ def test_loss_divergence_and_agreement_are_those_of_the_logits(llama):
     """The reference is a model that predicts the same, so it agrees and diverges by nothing."""
 
     class Same:
+        def parameters(self):
+            return [Parameter(np.zeros(1, np.float32))]
+
         def hidden(self, tokens):
             return type("Hidden", (), {"data": expected(tokens[0])[None]})
 
